@@ -1,0 +1,55 @@
+"""Every error gpucompile raises on purpose, in one small family.
+
+Each message says what is wrong, where, and what to do about it. The command line prints it and exits with code 2.
+Classes also derive from the built-in error a Python user would expect (`ValueError`, `TypeError`, `RuntimeError`).
+"""
+
+from __future__ import annotations
+
+
+class GpucompileError(Exception):
+    """Base of all errors raised by gpucompile."""
+
+
+class ModelError(GpucompileError, ValueError):
+    """A model file that cannot be read or is not valid (truncated, corrupt, not ONNX, inconsistent)."""
+
+
+class UnsupportedError(GpucompileError, ValueError):
+    """A valid model that uses something no part of gpucompile handles: an op, an opset, a data type, a dynamic shape."""
+
+
+class TypeInferenceError(GpucompileError, TypeError, ValueError):
+    """Operand types or attributes that an op's definition forbids; names the op, the operands and the clash."""
+
+
+class VerificationError(GpucompileError, RuntimeError):
+    """A broken invariant of a graph or a plan. Always a defect of gpucompile, never of the model."""
+
+
+class PassError(GpucompileError, RuntimeError):
+    """A pass failed or a pipeline string is malformed; carries the path of the reproducer when one was written."""
+
+
+class ParseError(GpucompileError, ValueError):
+    """Text (.gir or a pipeline) that does not parse; gives line and column."""
+
+
+class BundleError(GpucompileError, ValueError):
+    """A shader bundle that is damaged, has an unknown version, or needs what the device lacks."""
+
+
+class InputError(GpucompileError, ValueError):
+    """A run was given a missing, superfluous, wrongly shaped or wrongly typed tensor."""
+
+
+class DeviceError(GpucompileError, RuntimeError):
+    """No usable adapter, or the device reported a validation, memory or internal error."""
+
+
+class DeviceLost(DeviceError):
+    """The device was lost or destroyed; open a new one."""
+
+
+class ClosedError(GpucompileError, RuntimeError):
+    """An executable, tensor or device was used after `close()` or `dispose()`."""

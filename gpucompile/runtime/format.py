@@ -1,0 +1,217 @@
+"""The plan and manifest of a bundle as plain data: frozen dataclasses of integers and strings, to and from JSON.
+
+A plan is everything a player needs and nothing it must think about:
+
+    shaders   sha256 of each WGSL text, in order of first use
+    buffers   input | output | weight | scratch, sizes in bytes
+    steps     shader index, dispatch grid, bindings (buffer, offset, size, access)
+    requires  device features and limits
+
+This module belongs to the runtime, so it imports nothing of the compiler; `gpucompile.plan` builds these objects.
+Byte counts are `int`; offsets are relative to the start of their buffer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from gpucompile.errors import BundleError
+
+FORMAT_VERSION = 1
+SHARD_BYTES = 24 * 1024 * 1024  # a shard stays below the 25 MB that many web hosts allow a static file
+
+BufferKind = Literal["input", "output", "weight", "scratch"]
+Access = Literal["read", "read_write"]
+
+
+@dataclass(frozen=True)
+class Requires:
+    """What a device must offer. `features` are WebGPU feature names; `limits` WebGPU limit names in kebab-case,
+    each a value the device must reach (for `min-...-alignment` limits: must not exceed)."""
+
+    features: tuple[str, ...] = ()
+    limits: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One GPU buffer. `shards` are the indices of the weight shards that fill a weight buffer, back to back."""
+
+    kind: BufferKind
+    size: int
+    name: str = ""
+    shards: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Region:
+    """`count` runs of `size` bytes, `stride` bytes apart, starting at `offset` of buffer `buffer`.
+
+    `value` identifies the tensor that owns these bytes (several views of one tensor share the number)."""
+
+    buffer: int
+    value: int
+    offset: int
+    size: int
+    count: int = 1
+    stride: int = 0
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One storage binding: bytes `offset .. offset + size` of buffer `buffer`; binding numbers are list positions."""
+
+    buffer: int
+    offset: int
+    size: int
+    access: Access
+
+
+@dataclass(frozen=True)
+class Step:
+    """One dispatch. `reads` and `writes` say which bytes it touches inside its bindings; players ignore them,
+    the verifier lives on them."""
+
+    shader: int
+    grid: tuple[int, int, int]
+    bindings: tuple[Binding, ...]
+    label: str = ""
+    reads: tuple[Region, ...] = ()
+    writes: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the model: WebNN data type name, static shape, and the buffer that holds it (row-major,
+    at offset 0)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    buffer: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compiled graph for one kind of device."""
+
+    name: str
+    requires: Requires
+    shaders: tuple[str, ...]
+    buffers: tuple[Buffer, ...]
+    steps: tuple[Step, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    scratch_bound: int = 0  # largest sum of live bytes (256-byte aligned): what the planner was measured against
+
+    def bytes_of(self, kind: BufferKind) -> int:
+        """Total size in bytes of the buffers of one kind."""
+        return sum(b.size for b in self.buffers if b.kind == kind)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One weight file: its name in the bundle, its size in bytes and the sha256 of its content."""
+
+    file: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The table of contents of a bundle (manifest.json)."""
+
+    version: int
+    producer: str
+    source_sha256: str
+    dims: dict[str, int]
+    variants: tuple[str, ...]  # best first
+    shards: tuple[Shard, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    licence: str = ""
+
+
+T = TypeVar("T")
+
+
+def to_json(obj: Any) -> Any:
+    """Dataclasses, tuples and dicts -> JSON values; fields equal to their default are left out."""
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        out = {}
+        for f in dataclasses.fields(obj):
+            value = getattr(obj, f.name)
+            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            if default is dataclasses.MISSING or value != default:
+                out[f.name] = to_json(value)
+        return out
+    if isinstance(obj, (list, tuple)):
+        return [to_json(v) for v in obj]
+    if isinstance(obj, dict):
+        return {k: to_json(v) for k, v in obj.items()}
+    return obj
+
+
+def from_json(cls: type[T], data: Any, where: str) -> T:
+    """JSON values -> `cls`, checked strictly against the field types.
+
+    Raises BundleError naming the place (`where`, a path such as `variants/base.json.steps[3].grid`)."""
+    return typing.cast(T, _convert(cls, data, where))
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _convert(tp: Any, data: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(tp) and isinstance(tp, type):
+        return _convert_dataclass(tp, data, where)
+    origin, args = typing.get_origin(tp), typing.get_args(tp)
+    if origin is tuple:
+        if not isinstance(data, list):
+            raise BundleError(f"{where}: expected a list, found {type(data).__name__}")
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(data))
+        if len(data) != len(args):
+            raise BundleError(f"{where}: expected {len(args)} values, found {len(data)}")
+        return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, data, strict=True)))
+    if origin is dict:
+        if not isinstance(data, dict):
+            raise BundleError(f"{where}: expected an object, found {type(data).__name__}")
+        return {str(k): _convert(args[1], v, f"{where}.{k}") for k, v in data.items()}
+    if origin is Literal:
+        if data not in args:
+            raise BundleError(f"{where}: expected one of {', '.join(map(str, args))}, found {data!r}")
+        return data
+    if tp is int:
+        if not isinstance(data, int) or isinstance(data, bool) or data < 0:
+            raise BundleError(f"{where}: expected a non-negative integer, found {data!r}")
+        return data
+    if tp is str:
+        if not isinstance(data, str):
+            raise BundleError(f"{where}: expected a string, found {data!r}")
+        return data
+    raise AssertionError(f"format dataclass with a field of type {tp}")
+
+
+def _convert_dataclass(tp: type, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise BundleError(f"{where}: expected an object, found {type(data).__name__}")
+    hints = _HINTS.get(tp)
+    if hints is None:
+        hints = _HINTS[tp] = typing.get_type_hints(tp)
+    unknown = sorted(set(data) - set(hints))
+    if unknown:
+        raise BundleError(f"{where}: unknown field {unknown[0]!r}")
+    values = {}
+    for f in dataclasses.fields(tp):
+        if f.name in data:
+            values[f.name] = _convert(hints[f.name], data[f.name], f"{where}.{f.name}")
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise BundleError(f"{where}: field {f.name!r} is missing")
+    return tp(**values)
+
+
