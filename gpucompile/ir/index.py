@@ -96,14 +96,13 @@ class Index:
         low, high = rest.range
         if 0 <= low and high < by:
             return whole
-        g = math.gcd(by, *(k for _, k in rest.terms))
+        g, big, _ = rest._coarse(by)
         if g > 1:
-            rest = Index(tuple((a, k // g) for a, k in rest.terms), rest.const // g)
-            return whole + rest // (by // g)
-        if not whole.terms and len(rest.terms) == 1 and rest.const == 0:
-            (atom, k), *_ = rest.terms
+            return whole + big // (by // g)
+        if len(rest.terms) == 1 and rest.const == 0:
+            ((atom, k),) = rest.terms
             if k == 1 and isinstance(atom, DivMod) and atom.kind == "/":  # (x / a) / b -> x / (a*b)
-                return atom.of // (atom.by * by)
+                return whole + atom.of // (atom.by * by)
         return whole + Index(((DivMod("/", rest, by), 1),))
 
     def __mod__(self, by: int) -> Index:
@@ -113,10 +112,9 @@ class Index:
         low, high = rest.range
         if 0 <= low and high < by:
             return rest
-        g = math.gcd(by, *(k for _, k in rest.terms))
+        g, big, small = rest._coarse(by)
         if g > 1:
-            inner = Index(tuple((a, k // g) for a, k in rest.terms), rest.const // g)
-            return (inner % (by // g)) * g + rest.const % g
+            return (big % (by // g)) * g + small
         return Index(((DivMod("%", rest, by), 1),))
 
     def _split(self, by: int) -> tuple[Index, Index]:
@@ -124,6 +122,24 @@ class Index:
         whole = {a: k // by for a, k in self.terms if k % by == 0}
         rest = {a: k for a, k in self.terms if k % by != 0}
         return _sum(whole, self.const // by), _sum(rest, self.const % by)
+
+    def _coarse(self, by: int) -> tuple[int, Index, Index]:
+        """The largest g that divides `by` with self = g * big + small and 0 <= small < g; g = 1 if there is none.
+
+        Then self // by = big // (by / g), and self % by = (big % (by / g)) * g + small."""
+        terms = sorted(self.terms, key=lambda t: abs(t[1]), reverse=True)
+        best = (1, self, Index())
+        g = by
+        for i, (_, k) in enumerate(terms):
+            g = math.gcd(g, k)
+            if g == 1:
+                break
+            small = Index(tuple(terms[i + 1 :]), self.const % g)
+            low, high = small.range
+            if 0 <= low and high < g and g > best[0]:
+                big = Index(tuple((a, c // g) for a, c in terms[: i + 1]), self.const // g)
+                best = (g, _sum(dict(big.terms), big.const), _sum(dict(small.terms), small.const))
+        return best
 
     def substitute(self, values: Mapping[str, Index]) -> Index:
         """Replace variables by expressions and simplify again."""
@@ -183,11 +199,16 @@ def _sum(sums: Mapping[Atom, int], const: int) -> Index:
     terms = {a: k for a, k in sums.items() if k}
     for atom, k in list(terms.items()):  # (e / c) * c*k + (e % c) * k -> e * k
         if isinstance(atom, DivMod) and atom.kind == "%" and terms.get(atom) == k:
-            quotient = DivMod("/", atom.of, atom.by)
-            if terms.get(quotient) == k * atom.by:
+            quotient = _only_atom(atom.of // atom.by)
+            if quotient is not None and terms.get(quotient) == k * atom.by:
                 del terms[atom], terms[quotient]
                 return _sum(terms, const) + atom.of * k
     return Index(tuple(sorted(terms.items(), key=lambda t: (-abs(t[1]), str(t[0])))), const)
+
+
+def _only_atom(index: Index) -> Atom | None:
+    """The atom of an expression that is just an atom."""
+    return index.terms[0][0] if len(index.terms) == 1 and index.const == 0 and index.terms[0][1] == 1 else None
 
 
 def linearize(coords: Sequence[Index], shape: Sequence[int]) -> Index:

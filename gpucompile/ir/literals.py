@@ -23,7 +23,6 @@ DENSE_LIMIT = 16  # elements printed one by one
 FORMS = ("dense", "splat", "base64", "ref")
 
 
-
 def print_literal(literal: Literal, refs: bool = False) -> str:
     """The text of constant data."""
     array, kind = literal.array, str(literal.type)
@@ -74,7 +73,7 @@ def _literals(graph: Graph) -> Iterator[Literal]:
 
 def _data(array: np.ndarray) -> memoryview:
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return memoryview(little.reshape(-1).view(np.uint8))
+    return little.reshape(-1).view(np.uint8).data
 
 
 def _uniform(array: np.ndarray) -> bool:
@@ -90,13 +89,11 @@ def _uniform(array: np.ndarray) -> bool:
 
 def _element(x: np.generic) -> str:
     """One element, exact; floats with the fewest digits that read back."""
-    text = str(x)
-    if isinstance(x, np.floating) and np.isfinite(x):
-        if type(x)(float(text)) != x:
-            text = repr(float(x))
-        if "." not in text and "e" not in text:
-            text += ".0"
-    return text
+    if not isinstance(x, np.floating) or not np.isfinite(x):
+        return str(x)
+    plain = x == 0 or 1e-4 <= abs(float(x)) < 1e9
+    text = (np.format_float_positional if plain else np.format_float_scientific)(x, unique=True, trim="0")
+    return text if type(x)(float(text)) == x else repr(float(x))
 
 
 def read_literal(form: str, kind: TensorType, values: list[Any], table: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -115,8 +112,11 @@ def read_literal(form: str, kind: TensorType, values: list[Any], table: Mapping[
             raise ValueError(f"cannot hold {v!r}")
         if v < low or v > high:
             raise ValueError(f"cannot hold {v}, its range is {low} to {high}")
-    with np.errstate(over="ignore"):
-        array = np.array(values, kind.dtype.numpy)
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(values, kind.dtype.numpy)
+    except OverflowError as e:
+        raise ValueError(f"cannot hold such a number: {e}") from e
     return np.full(kind.shape, array[0]) if form == "splat" else array.reshape(kind.shape)
 
 

@@ -3,6 +3,8 @@
     text --Tokens--> kinds, texts, offsets      one regular expression, offsets become line:column only in errors
     value --format_scalar--> text               exact: reading it back gives the same value of the same type
     value --conform(annotation)--> value        int -> float where a float is wanted; TypeError for anything else
+
+Imports nothing of the graph, so that pipelines use it too.
 """
 
 from __future__ import annotations
@@ -108,6 +110,8 @@ class Tokens:
         kind, text, at = self.kinds[self.at], self.texts[self.at], self.at
         self.at += 1
         if kind == "int":
+            if len(text) > 4000:
+                self.fail("too many digits", at)
             return int(text)
         if kind == "float":
             return float(text)

@@ -129,9 +129,9 @@ class KernelBuilder:
         coords: Sequence[Index],
         width: int = 1,
         guards: Iterable[tuple[Index, int, int]] = (),
-        adjust: Callable[[Function, str, tuple[Index, ...]], str] | None = None,
+        outside: str = "0",
     ) -> str:
-        """Make `fn name(params) -> T`: `value` at `coords`, zero where a guard fails; returns `name`.
+        """Make `fn name(params) -> T`: `value` at `coords`, `outside` where a guard fails; returns `name`.
 
         With `width` 4 the coordinates may contain `Index.var(LANE, 4)`, the position in the vector; without it the
         lanes run along the last axis. Guards may depend on LANE too: so vectors may hang over an extent that is no
@@ -140,9 +140,7 @@ class KernelBuilder:
         coords = tuple(coords)
         if width == 4 and not any(LANE in c.variables for c in coords):
             coords = (*coords[:-1], coords[-1] + Index.var(LANE, 4))
-        result = fn.guarded(value, coords, tuple(guards), width)
-        if adjust:
-            result = adjust(fn, result, coords)
+        result = fn.guarded(value, coords, tuple(guards), width, outside)
         fn.returns(result, _wgsl_type(value.type.dtype, width))
         self.functions.append(fn.text())
         return name
@@ -253,17 +251,22 @@ class Function:
     # evaluation ----------------------------------------------------------------------------------------------------
 
     def guarded(
-        self, value: Value, coords: tuple[Index, ...], guards: tuple[tuple[Index, int, int], ...], width: int
+        self,
+        value: Value,
+        coords: tuple[Index, ...],
+        guards: tuple[tuple[Index, int, int], ...],
+        width: int,
+        outside: str,
     ) -> str:
-        """`value` at `coords` where the guards hold, else zero."""
+        """`value` at `coords` where the guards hold, else `outside`."""
         if width == 4 and any(not _uniform(g, width) for g in guards):
-            lanes = [self.guarded(value, _lane(coords, i), _lane_guards(guards, i), 1) for i in range(4)]
+            lanes = [self.guarded(value, _lane(coords, i), _lane_guards(guards, i), 1, outside) for i in range(4)]
             return self.let(f"{_wgsl_type(value.type.dtype, 4)}({', '.join(lanes)})")
         condition = _condition(guards)
         if condition is None:
             return self.value(value, coords, width)
         t = _wgsl_type(value.type.dtype, width)
-        out = self._variable(f"{t}(0)")
+        out = self._variable(f"{t}({outside})")
         self._block(condition, lambda: f"{out} = {self.value(value, coords, width)};")
         return out
 

@@ -80,6 +80,14 @@ class Gemm(Anchor):
         yield cls(a_transpose=True, b_transpose=True), (tensor(8, 12), tensor(16, 8), None)
 
 
+def prefers_rows(m: int) -> bool:
+    """Whether a product of `m` rows wants its constant right operand as rows [N, K] instead of [K, N].
+
+    Few rows are a matrix-vector product: each result reads one contiguous row of weights. The layout pass stores weights
+    by it (gemm b_transpose, conv2d filter_layout ohwi), the kernel schedules choose by it."""
+    return m <= 4
+
+
 def operands(ins: Sequence[MaybeType], count: int) -> tuple[MaybeType, ...]:
     """`ins` filled up with None to `count` operands."""
     return (*ins, *(None,) * (count - len(ins)))

@@ -1,0 +1,154 @@
+"""What subcommands share: options of a compilation, reading models, tables, sizes, progress bars."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucompile.errors import ModelError
+
+if TYPE_CHECKING:
+    from gpucompile.ir.graph import Graph
+    from gpucompile.target import Target
+
+Progress = Callable[[str, int, int], None]
+
+
+def add_compile_options(parser: argparse.ArgumentParser, target: str = "portable", pipeline: str = "default") -> None:
+    """--target --device --dim -p --plan."""
+    group = parser.add_argument_group("compilation")
+    group.add_argument(
+        "--target",
+        choices=("portable", "native"),
+        default=target,
+        help="portable: runs on every WebGPU device; native: uses what the device here offers (default: %(default)s)",
+    )
+    add_device_option(group)
+    add_dim_option(group)
+    group.add_argument(
+        "-p",
+        "--pipeline",
+        default=pipeline,
+        help="passes to run, such as 'canonicalize,fuse{max_inputs=4}', or a named pipeline (default: %(default)s)",
+    )
+    group.add_argument(
+        "--plan",
+        choices=("memory", "balanced", "overlap"),
+        default="balanced",
+        help="weigh scratch memory against running parallel branches at once (default: %(default)s)",
+    )
+
+
+def add_dim_option(group: Any) -> None:
+    """--dim NAME=N."""
+    group.add_argument(
+        "--dim", metavar="NAME=N", action="append", type=_dim, default=[], help="value of a free dimension of the model"
+    )
+
+
+def add_device_option(group: Any) -> None:
+    """--device NAME."""
+    group.add_argument(
+        "--device",
+        metavar="NAME",
+        help="part of an adapter's name, or hardware, or software; see `gpucompile devices` (default: the best one)",
+    )
+
+
+def _dim(text: str) -> tuple[str, int]:
+    name, _, value = text.rpartition("=")
+    if not name or not value.isdecimal() or int(value) == 0:
+        raise argparse.ArgumentTypeError(f"expected NAME=N with N a positive integer, found {text!r}")
+    return name, int(value)
+
+
+def read_model(path: str, dims: dict[str, int]) -> Graph:
+    """The graph of an ONNX or .gir file."""
+    require_file(path)
+    if path.endswith(".gir"):
+        from gpucompile.ir.text import read_gir
+
+        register_ops()
+        return read_gir(Path(path))
+    from gpucompile.frontends.onnx.importer import import_model
+
+    return import_model(path, dims)
+
+
+def register_ops() -> None:
+    """Import all ops, which registers the names that a .gir file may hold."""
+    importlib.import_module("gpucompile.ops")
+
+
+def positive(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, found {text!r}")
+    return int(text)
+
+
+def require_file(path: str) -> None:
+    """ModelError where there is no such file."""
+    if not Path(path).is_file():
+        raise ModelError(f"{path}: {'is a directory' if Path(path).is_dir() else 'no such file'}")
+
+
+def choose_target(args: argparse.Namespace) -> Target:
+    """What --target and --device ask for."""
+    from gpucompile.target import Target
+
+    if args.target == "portable":
+        return Target.portable()
+    from gpucompile.runtime.device import Device
+
+    with Device.open(prefer=args.device) as device:
+        return Target.of(device.adapter)
+
+
+def size(count: float) -> str:
+    """Bytes for people: `4.9 MB` (decimal units)."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), indent: str = "") -> str:
+    """Columns aligned by spaces; numbers to the right."""
+    cells = [[str(c) for c in row] for row in rows]
+    lines = [list(headers), *cells] if headers else cells
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))] if lines else []
+    right = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(widths))]
+    out = []
+    for line in lines:
+        padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
+        out.append((indent + "  ".join(padded)).rstrip())
+    return "\n".join(out)
+
+
+@contextlib.contextmanager
+def progress_bar(quiet: bool = False) -> Iterator[Progress | None]:
+    """A progress callback (phase, done, total) that draws bars on stderr; None where nobody watches."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    percent = TextColumn("{task.percentage:3.0f} %")
+    columns = (TextColumn("{task.description:12}"), BarColumn(), percent, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def update(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield update

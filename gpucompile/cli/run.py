@@ -1,0 +1,185 @@
+"""Run a bundle, or an ONNX model straight away, and print its outputs and latency.
+
+  gpucompile run model.gpub --random --repeat 100
+  gpucompile run model.onnx --input data=image.npy --output results/
+
+The first run is listed apart: it includes what the driver puts off until then. Average, median and best are over the
+others. A run is: inputs to the device, all kernels, outputs back as numpy arrays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucompile.cli._common import add_compile_options, positive, progress_bar, require_file, table
+from gpucompile.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gpucompile.runtime.bundle import BundleLike
+    from gpucompile.runtime.device import Device
+    from gpucompile.runtime.executable import Executable
+
+NAME = "run"
+HELP = "run a bundle or an ONNX model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a bundle (file or directory), an ONNX file, or a .gir file")
+    parser.add_argument(
+        "--input", metavar="NAME=FILE.npy", action="append", type=_input, default=[], help="data of one input"
+    )
+    parser.add_argument("--random", action="store_true", help="random data for the inputs that no --input gives")
+    parser.add_argument("--seed", type=int, default=0, help="of --random (default: %(default)s)")
+    parser.add_argument("--repeat", metavar="N", type=positive, default=1, help="how often to run (default: once)")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="write outputs to NAME.npy files in this folder")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+    add_compile_options(parser, target="native")
+
+
+def _input(text: str) -> tuple[str, str]:
+    name, _, file = text.partition("=")
+    if not name or not file:
+        raise argparse.ArgumentTypeError(f"expected NAME=FILE.npy, found {text!r}")
+    return name, file
+
+
+def run(args: argparse.Namespace) -> int:
+    from gpucompile.runtime.device import Device
+    from gpucompile.runtime.executable import Executable
+
+    files = {name: _load(name, file) for name, file in args.input}
+    with Device.open(prefer=args.device) as device:
+        start = time.perf_counter()
+        with progress_bar(args.quiet) as progress:
+            bundle = _open(args, device, progress)
+            compiled = time.perf_counter()
+            exe = Executable(bundle, device, progress)
+        created = time.perf_counter()
+        with exe:
+            print(f"device   {device.name} ({device.backend})")
+            if _is_model(args.model):
+                print(f"compile  {compiled - start:.2f} s, {len(exe.plan.steps)} kernels")
+            print(f"create   {created - compiled:.2f} s")
+            outputs, seconds = _repeat(exe, _feeds(exe, files, args), args)
+    print(_outputs_table(outputs))
+    print(_latency(seconds))
+    if args.output is not None:
+        _save(outputs, args.output)
+    return 0
+
+
+def _is_model(path: str) -> bool:
+    return Path(path).suffix in (".onnx", ".gir")
+
+
+def _open(args: argparse.Namespace, device: Device, progress: Any) -> BundleLike:
+    """The bundle, read or compiled."""
+    if not _is_model(args.model):
+        from gpucompile.runtime.bundle import read_bundle
+
+        return read_bundle(args.model)
+    require_file(args.model)
+    from gpucompile.cli._common import read_model
+    from gpucompile.compile import compile
+    from gpucompile.target import Target
+
+    target = Target.portable() if args.target == "portable" else Target.of(device.adapter)
+    dims = dict(args.dim)
+    model = read_model(args.model, dims) if args.model.endswith(".gir") else args.model
+    return compile(model, target, dims, args.pipeline, args.plan, progress)
+
+
+def _load(name: str, file: str) -> np.ndarray:
+    import numpy as np
+
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise InputError(f"input {name}: cannot read {file}: {e}") from e
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"input {name}: {file} is an archive of arrays, a single one (.npy) is wanted")
+    return array
+
+
+def _feeds(exe: Executable, files: dict[str, np.ndarray], args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Arrays by input name: from files, else random where allowed."""
+    import numpy as np
+
+    from gpucompile.ir.types import DataType
+    from gpucompile.passmanager.instruments import random_array
+
+    rng = np.random.default_rng(args.seed)
+    feeds = dict(files)
+    for port in exe.inputs:
+        array = random_array(rng, DataType(port.dtype), port.shape)  # drawn for all, so that a file shifts no other
+        if port.name not in feeds:
+            if not args.random:
+                what = f"{port.name!r}, {port.dtype}{list(port.shape)}"
+                raise InputError(f"no data for input {what}: give --input {port.name}=FILE.npy, or --random")
+            feeds[port.name] = array
+    return feeds
+
+
+def _repeat(
+    exe: Executable, feeds: dict[str, np.ndarray], args: argparse.Namespace
+) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Outputs of the last run, and the seconds of each."""
+    seconds, outputs = [], {}
+    with progress_bar(args.quiet or args.repeat == 1) as progress:
+        shown = 0.0
+        for i in range(args.repeat):
+            start = time.perf_counter()
+            outputs = exe.run(feeds)
+            end = time.perf_counter()
+            seconds.append(end - start)
+            if progress is not None and end - shown > 0.1:
+                progress("run", i + 1, args.repeat)
+                shown = end
+    return outputs, seconds
+
+
+def _outputs_table(outputs: dict[str, np.ndarray]) -> str:
+    import numpy as np
+
+    rows = []
+    for name, a in outputs.items():
+        first = " ".join(f"{x:.6g}" for x in a.reshape(-1)[:4]) + (" ..." if a.size > 4 else "")
+        low, high, mean = (
+            (f"{a.min():.6g}", f"{a.max():.6g}", f"{a.mean(dtype=np.float64):.6g}") if a.size else ("-", "-", "-")
+        )
+        rows.append((name, f"{a.dtype}{list(a.shape)}", first, low, high, mean))
+    return table(rows, ("output", "type", "first values", "min", "max", "mean"))
+
+
+def _latency(seconds: list[float]) -> str:
+    if len(seconds) == 1:
+        return f"latency  {seconds[0] * 1e3:.2f} ms (one run; --repeat N for more)"
+    rest = [s * 1e3 for s in seconds[1:]]
+    return (
+        f"latency  first {seconds[0] * 1e3:.2f} ms, then average {statistics.fmean(rest):.2f}, median "
+        f"{statistics.median(rest):.2f}, best {min(rest):.2f} ms ({len(rest)} runs)"
+    )
+
+
+def _save(outputs: dict[str, np.ndarray], folder: Path) -> None:
+    import numpy as np
+
+    folder.mkdir(parents=True, exist_ok=True)
+    used: set[str] = set()
+    for name, array in outputs.items():
+        stem = base = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".") or "output"
+        n = 0
+        while stem in used:
+            n += 1
+            stem = f"{base}_{n}"
+        used.add(stem)
+        path = folder / f"{stem}.npy"
+        np.save(path, array)
+        print(f"wrote    {path}")

@@ -1,0 +1,13 @@
+"""The schedules, in order: the first that matches lowers the node."""
+
+from __future__ import annotations
+
+from gpucompile.kernels.schedules.base import Problem, Schedule, find_anchor
+from gpucompile.kernels.schedules.map import Map
+from gpucompile.kernels.schedules.matmul import Rows, TiledMatmul
+from gpucompile.kernels.schedules.reduce import Reduce, SoftmaxRows
+from gpucompile.kernels.schedules.window import Window
+
+SCHEDULES: tuple[Schedule, ...] = (Rows(), TiledMatmul(), Window(), Reduce(), SoftmaxRows(), Map())
+
+__all__ = ["SCHEDULES", "Problem", "Schedule", "find_anchor"]

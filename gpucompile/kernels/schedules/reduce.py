@@ -1,0 +1,108 @@
+"""Reductions, and softmax over one axis.
+
+A reduction gives each result (or four neighbouring ones, where the last axis is kept) to a column of a workgroup whose
+lanes share the reduced elements. `columns * lanes` is at most 256 invocations.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gpucompile.ir.index import Index, delinearize
+from gpucompile.ir.types import DataType
+from gpucompile.kernels.builder import LANE
+from gpucompile.kernels.kernel import Kernel
+from gpucompile.kernels.schedules.base import Problem, Schedule, power_of_two
+from gpucompile.kernels.schedules.map import numbered
+from gpucompile.kernels.view import COMPUTE_TYPE
+from gpucompile.ops.categories import Reduction
+from gpucompile.ops.softmax import Softmax
+
+_LIMITS = {
+    ("lowest", DataType.FLOAT32): "-3.4028234663852886e38",
+    ("highest", DataType.FLOAT32): "3.4028234663852886e38",
+    ("lowest", DataType.INT32): "-2147483648",
+    ("highest", DataType.INT32): "2147483647",
+    ("lowest", DataType.UINT32): "0",
+    ("highest", DataType.UINT32): "4294967295",
+}
+
+
+class Reduce(Schedule):
+    name = "reduce"
+
+    def match(self, problem: Problem) -> bool:
+        return problem.anchor is not None and isinstance(problem.anchor.op, Reduction)
+
+    def emit(self, problem: Problem, config: Any) -> list[Kernel]:
+        node = problem.anchor
+        assert node is not None and isinstance(node.op, Reduction)
+        op, (source,) = node.op, node.operand_values
+        shape = source.type.shape
+        axes = op.reduced_axes(len(shape))
+        kept = [i for i in range(len(shape)) if i not in axes]
+        extent = math.prod(shape[a] for a in axes)
+        out = node.output.type
+        width = 4 if kept and kept[-1] == len(shape) - 1 and shape[-1] % 4 == 0 else 1
+        count = out.size // width
+        lanes = power_of_two(min(extent, 64 if width == 4 else 256), 256)
+        columns = power_of_two(count, max(1, 64 // lanes))
+        # coordinates: the kept axes from the result's number, the reduced ones from the element's number
+        number = Index.var("i", count) * width + (Index.var(LANE, 4) if width == 4 else 0)
+        where: list[Index] = [Index()] * len(shape)
+        for axis, c in zip(kept, delinearize(number, [shape[a] for a in kept]), strict=True):
+            where[axis] = c
+        for axis, c in zip(axes, delinearize(Index.var("r", extent), [shape[a] for a in axes]), strict=True):
+            where[axis] = c
+        kernel = problem.builder()
+        scalar = COMPUTE_TYPE.get(source.type.dtype, "f32")
+        acc = "f32" if scalar == "f16" else scalar
+        t = acc if width == 1 else f"vec4<{acc}>"
+        load = kernel.load("load_x", source, [("i", count), ("r", extent)], where, width)
+        result = COMPUTE_TYPE[out.dtype] if width == 1 else f"vec4<{COMPUTE_TYPE[out.dtype]}>"
+        store = kernel.store(
+            "store_y", node.output, [("i", count)], numbered(count, out.shape, width), width,
+            source=acc,
+            adjust=lambda fn, v, _: v if acc == scalar else fn.let(f"{result}({v})"),
+        )  # fmt: skip
+        start = _LIMITS.get((op.identity, DataType.FLOAT32 if acc == "f32" else source.type.dtype), op.identity)
+        item = 4 * width
+        return [
+            kernel.finish(
+                "reduce", -(-count // columns), (columns * lanes, 1, 1), columns * lanes * item if lanes > 1 else 0,
+                count=count, columns=columns, lanes=lanes, extent=extent, type=t, start=start, load=load, store=store,
+                mapped=op.map(f"{t}($x)", t), combine=op.combine("$a", "$b"), finish=op.finish("$x", extent, t),
+            )
+        ]  # fmt: skip
+
+
+class SoftmaxRows(Schedule):
+    name = "softmax"
+
+    def match(self, problem: Problem) -> bool:
+        return problem.anchor is not None and isinstance(problem.anchor.op, Softmax)
+
+    def emit(self, problem: Problem, config: Any) -> list[Kernel]:
+        node = problem.anchor
+        assert node is not None and isinstance(node.op, Softmax)
+        (source,) = node.operand_values
+        shape = source.type.shape
+        axis = node.op.axis
+        extent = shape[axis]
+        rows = source.type.size // extent
+        others = [i for i in range(len(shape)) if i != axis]
+        where: list[Index] = [Index()] * len(shape)
+        for i, c in zip(others, delinearize(Index.var("i", rows), [shape[a] for a in others]), strict=True):
+            where[i] = c
+        where[axis] = Index.var("r", extent)
+        kernel = problem.builder()
+        half = source.type.dtype is DataType.FLOAT16
+        params = [("i", rows), ("r", extent)]
+        load = kernel.load("load_x", source, params, where)
+        store = kernel.store(
+            "store_y", node.output, params, where, source="f32",
+            adjust=lambda fn, v, _: fn.let(f"f16({v})") if half else v,
+        )  # fmt: skip
+        lanes = power_of_two(extent, 256)
+        return [kernel.finish("softmax", rows, (lanes, 1, 1), lanes * 4, lanes=lanes, extent=extent, load=load, store=store)]

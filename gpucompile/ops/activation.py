@@ -1,0 +1,208 @@
+"""Activation functions: elementwise formulas of one operand, most with constants as attributes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gpucompile.ir.op import ALL, Constraint
+from gpucompile.ir.types import DataType, TensorType
+from gpucompile.ops.categories import Cases, tensor
+from gpucompile.ops.formula import ANY_RANK, SIGNED, Unary, erf, erf_wgsl, literal, scalar
+
+
+@dataclass(frozen=True)
+class Relu(Unary):
+    """max(x, 0)"""
+
+    onnx: ClassVar[str | None] = "Relu"
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
+    formula: ClassVar[str] = "select({x}, {T}(0), {x} < {T}(0))"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.maximum(ins[0], 0))
+
+
+@dataclass(frozen=True)
+class Clamp(Unary):
+    """min(max(x, min_value), max_value); infinite bounds do not bound."""
+
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, *ANY_RANK)}
+    exact: ClassVar[bool] = True
+    min_value: float = -math.inf
+    max_value: float = math.inf
+
+    def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
+        if not self.min_value <= self.max_value:
+            self.fail(ins, f"min_value {self.min_value} is greater than max_value {self.max_value}")
+        return (ins[0],)
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        out, x = args[0], args[0]
+        largest = 65504.0 if scalar(t) == "f16" else math.inf
+        if self.min_value > -largest:
+            low = literal(self.min_value, t)
+            out = f"select({out}, {low}, {x} < {low})"
+        if self.max_value < largest:
+            high = literal(self.max_value, t)
+            out = f"select({out}, {high}, {x} > {high})"
+        return out
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        (x,) = ins
+        if x.dtype.kind == "f":
+            return np.asarray(np.clip(x, x.dtype.type(self.min_value), x.dtype.type(self.max_value)))
+        info = np.iinfo(x.dtype)
+        low, high = (int(min(max(v, info.min), info.max)) for v in (self.min_value, self.max_value))
+        return np.asarray(np.clip(x, low, high))
+
+    @classmethod
+    def cases(cls) -> Cases:
+        yield cls(0.0, 6.0), (tensor(2, 3, 7),)
+        yield cls(-1.5, math.inf), (tensor(9),)
+        yield cls(max_value=0.25), (tensor(4, 8),)
+        yield cls(), (tensor(5),)
+        yield cls(-2.0, 2.0), (tensor(3, 5, dtype=DataType.INT32),)
+
+
+@dataclass(frozen=True)
+class Elu(Unary):
+    """x where positive, alpha * (e^x - 1) where negative"""
+
+    formula: ClassVar[str] = "select({x}, {alpha} * (exp({x}) - {T}(1)), {x} < {T}(0))"
+    alpha: float = 1.0
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.where(ins[0] < 0, self.alpha * np.expm1(ins[0]), ins[0])
+
+    @classmethod
+    def cases(cls) -> Cases:
+        yield cls(), (tensor(2, 3, 4),)
+        yield cls(0.3), (tensor(3, 7),)
+
+
+@dataclass(frozen=True)
+class Gelu(Unary):
+    """x/2 * (1 + erf(x / sqrt 2))"""
+
+    in_f32: ClassVar[bool] = True
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        (x,) = args
+        return f"({t}(0.5) * {x} * ({t}(1) + {erf_wgsl(f'({x} * {literal(math.sqrt(0.5), t)})', t)}))"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(0.5 * ins[0] * (1 + erf(ins[0] * math.sqrt(0.5))))
+
+
+@dataclass(frozen=True)
+class HardSigmoid(Unary):
+    """max(0, min(1, alpha * x + beta))"""
+
+    formula: ClassVar[str] = (
+        "select(select({alpha} * {x} + {beta}, {T}(0), {alpha} * {x} + {beta} < {T}(0)), {T}(1), "
+        "{alpha} * {x} + {beta} > {T}(1))"
+    )
+    alpha: float = 0.2
+    beta: float = 0.5
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.clip(self.alpha * ins[0] + self.beta, 0, 1))
+
+    @classmethod
+    def cases(cls) -> Cases:
+        yield cls(), (tensor(2, 3, 4),)
+        yield cls(1.25, -0.5), (tensor(3, 7),)
+
+
+@dataclass(frozen=True)
+class HardSwish(Unary):
+    """x * max(0, min(6, x + 3)) / 6"""
+
+    onnx: ClassVar[str | None] = "HardSwish"
+    formula: ClassVar[str] = "{x} * select(select({x} + {T}(3), {T}(0), {x} < {T}(-3)), {T}(6), {x} > {T}(3)) / {T}(6)"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] * np.clip(ins[0] + 3, 0, 6) / 6)
+
+
+@dataclass(frozen=True)
+class LeakyRelu(Unary):
+    """x where positive, alpha * x where negative"""
+
+    formula: ClassVar[str] = "select({x}, {alpha} * {x}, {x} < {T}(0))"
+    alpha: float = 0.01
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.where(ins[0] < 0, self.alpha * ins[0], ins[0])
+
+    @classmethod
+    def cases(cls) -> Cases:
+        yield cls(), (tensor(2, 3, 4),)
+        yield cls(0.3), (tensor(3, 7),)
+
+
+@dataclass(frozen=True)
+class Linear(Unary):
+    """alpha * x + beta"""
+
+    formula: ClassVar[str] = "{alpha} * {x} + {beta}"
+    alpha: float = 1.0
+    beta: float = 0.0
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(self.alpha * ins[0] + self.beta)
+
+    @classmethod
+    def cases(cls) -> Cases:
+        yield cls(), (tensor(2, 3, 4),)
+        yield cls(-0.3, 1e-3), (tensor(3, 7),)
+
+
+@dataclass(frozen=True)
+class Sigmoid(Unary):
+    """1 / (1 + e^-x)"""
+
+    onnx: ClassVar[str | None] = "Sigmoid"
+    formula: ClassVar[str] = "{T}(1) / ({T}(1) + exp(-{x}))"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(1 / (1 + np.exp(-ins[0])))
+
+
+@dataclass(frozen=True)
+class Softplus(Unary):
+    """log(1 + e^x), as max(x, 0) + log(1 + e^-|x|), which does not overflow"""
+
+    onnx: ClassVar[str | None] = "Softplus"
+    formula: ClassVar[str] = "select({x}, {T}(0), {x} < {T}(0)) + log({T}(1) + exp(-abs({x})))"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.logaddexp(ins[0], 0))
+
+
+@dataclass(frozen=True)
+class Softsign(Unary):
+    """x / (1 + |x|)"""
+
+    onnx: ClassVar[str | None] = "Softsign"
+    formula: ClassVar[str] = "{x} / ({T}(1) + abs({x}))"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] / (1 + np.abs(ins[0])))
+
+
+@dataclass(frozen=True)
+class Tanh(Unary):
+    """tanh x; beyond 15 its sign, because some drivers compute it through e^x, which overflows"""
+
+    onnx: ClassVar[str | None] = "Tanh"
+    formula: ClassVar[str] = "select(tanh({x}), sign({x}), abs({x}) > {T}(15))"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.tanh(ins[0]))

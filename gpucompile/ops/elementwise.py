@@ -1,0 +1,351 @@
+"""Elementwise arithmetic: functions of two operands, and of one. `formula.py` explains the formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gpucompile.ir.op import ALL, Constraint
+from gpucompile.ops.categories import Cases, tensor
+from gpucompile.ops.formula import ANY_RANK, SIGNED, Binary, Unary, bits, erf, erf_wgsl, is_nan, retype, scalar
+
+# Binary ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Add(Binary):
+    """a + b; integers wrap."""
+
+    onnx: ClassVar[str | None] = "Add"
+    formula: ClassVar[str] = "{a} + {b}"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] + ins[1])
+
+
+@dataclass(frozen=True)
+class Sub(Binary):
+    """a - b; integers wrap."""
+
+    onnx: ClassVar[str | None] = "Sub"
+    formula: ClassVar[str] = "{a} - {b}"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] - ins[1])
+
+
+@dataclass(frozen=True)
+class Mul(Binary):
+    """a * b; integers wrap."""
+
+    onnx: ClassVar[str | None] = "Mul"
+    formula: ClassVar[str] = "{a} * {b}"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] * ins[1])
+
+
+@dataclass(frozen=True)
+class Div(Binary):
+    """a / b; integers are truncated toward zero, and x / 0 = x as WGSL has it."""
+
+    onnx: ClassVar[str | None] = "Div"
+    formula: ClassVar[str] = "{a} / {b}"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        a, b = ins
+        if a.dtype.kind == "f":
+            return np.asarray(a / b)
+        b = np.where(b == 0, np.ones_like(b), b)
+        return np.asarray((a - np.fmod(a, b)) // b)
+
+
+@dataclass(frozen=True)
+class Max(Binary):
+    """The larger one; NaN if either is."""
+
+    formula: ClassVar[str] = "max({a}, {b})"
+    exact: ClassVar[bool] = True
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        return _keep_nan(super().expression(args, t, r), args, t)
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.maximum(*ins))
+
+
+@dataclass(frozen=True)
+class Min(Binary):
+    """The smaller one; NaN if either is."""
+
+    formula: ClassVar[str] = "min({a}, {b})"
+    exact: ClassVar[bool] = True
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        return _keep_nan(super().expression(args, t, r), args, t)
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.minimum(*ins))
+
+
+@dataclass(frozen=True)
+class Pow(Binary):
+    """a to the power b. A negative base has a result for whole exponents, else NaN; integer exponents are 0 to 31."""
+
+    in_f32: ClassVar[bool] = True
+    domain: ClassVar[tuple[float, float]] = (0.1, 4.0)
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        a, b = args
+        if scalar(t) in ("i32", "u32"):
+            return self._squaring(a, b, t)
+        u = retype(t, "u32")
+        size = f"pow(abs({a}), {b})"  # WGSL's pow knows no negative base
+        odd = f"(abs({b} * {t}(0.5) - trunc({b} * {t}(0.5))) == {t}(0.5))"
+        nan = f"bitcast<{t}>({bits(a, t)} | {u}(0x7fc00000u))"  # of a's bits: WGSL has no literal for it
+        negative = f"select({nan}, select({size}, -{size}, {odd}), {b} == floor({b}))"
+        return f"select(select({size}, {negative}, {a} < {t}(0)), {t}(1), {b} == {t}(0))"
+
+    @staticmethod
+    def _squaring(a: str, b: str, t: str) -> str:
+        """The product of a^(2^i) over the set bits i of b."""
+        factors, square, u = [], a, retype(t, "u32")
+        for i in range(5):
+            factors.append(f"select({t}(1), {square}, (({u}({b}) >> {u}({i}u)) & {u}(1u)) == {u}(1u))")
+            square = f"({square} * {square})"
+        return f"({' * '.join(factors)})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        a, b = ins
+        if a.dtype.kind == "f":
+            return np.asarray(np.power(a, b))
+        return np.asarray(np.power(a, np.clip(b, 0, 31)))  # numpy raises for negative ones
+
+    @classmethod
+    def cases(cls) -> Cases:
+        for shape in ((3, 5), (2, 3, 4)):
+            yield cls(), (tensor(*shape), tensor(*shape))
+        yield cls(), (tensor(4, 1, 7), tensor(3, 1))
+        yield cls(), (tensor(2, 9), tensor())
+
+
+@dataclass(frozen=True)
+class Prelu(Binary):
+    """x where it is positive, slope * x where it is negative (WebNN prelu)."""
+
+    onnx: ClassVar[str | None] = "PRelu"
+    operands: ClassVar[tuple[str, ...]] = ("input", "slope")
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK), "slope": (SIGNED, *ANY_RANK)}
+    formula: ClassVar[str] = "select({a}, {a} * {b}, {a} < {T}(0))"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.where(ins[0] < 0, ins[0] * ins[1], ins[0])
+
+    @classmethod
+    def cases(cls) -> Cases:
+        yield cls(), (tensor(2, 3, 5), tensor(3, 1))
+        yield cls(), (tensor(2, 8, 4, 4), tensor(8, 1, 1))
+        yield cls(), (tensor(2, 3, 4), tensor(4))
+        yield cls(), (tensor(7), tensor())
+
+
+def _keep_nan(chosen: str, args: Sequence[str], t: str) -> str:
+    """`chosen` of min or max, but a + b (which is NaN) where a or b is."""
+    if scalar(t) in ("i32", "u32"):
+        return chosen
+    a, b = args
+    return f"select({chosen}, {a} + {b}, {is_nan(a, t)} | {is_nan(b, t)})"
+
+
+# Unary -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Abs(Unary):
+    """|x|"""
+
+    onnx: ClassVar[str | None] = "Abs"
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
+    formula: ClassVar[str] = "abs({x})"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.abs(ins[0]))
+
+
+@dataclass(frozen=True)
+class Neg(Unary):
+    """-x"""
+
+    onnx: ClassVar[str | None] = "Neg"
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
+    formula: ClassVar[str] = "-{x}"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(-ins[0])
+
+
+@dataclass(frozen=True)
+class Sign(Unary):
+    """-1, 0 or 1; NaN stays."""
+
+    onnx: ClassVar[str | None] = "Sign"
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
+    formula: ClassVar[str] = "select(select({x}, {T}(-1), {x} < {T}(0)), {T}(1), {x} > {T}(0))"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.sign(ins[0]))
+
+
+@dataclass(frozen=True)
+class Identity(Unary):
+    """x"""
+
+    onnx: ClassVar[str | None] = "Identity"
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, *ANY_RANK)}
+    formula: ClassVar[str] = "{x}"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return ins[0]
+
+
+@dataclass(frozen=True)
+class Ceil(Unary):
+    """The next integer above."""
+
+    onnx: ClassVar[str | None] = "Ceil"
+    formula: ClassVar[str] = "ceil({x})"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.ceil(ins[0]))
+
+
+@dataclass(frozen=True)
+class Floor(Unary):
+    """The next integer below."""
+
+    onnx: ClassVar[str | None] = "Floor"
+    formula: ClassVar[str] = "floor({x})"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.floor(ins[0]))
+
+
+@dataclass(frozen=True)
+class RoundEven(Unary):
+    """The nearest integer, the even one of two (WGSL's `round` does so too)."""
+
+    onnx: ClassVar[str | None] = "Round"
+    formula: ClassVar[str] = "round({x})"
+    exact: ClassVar[bool] = True
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.rint(ins[0]))
+
+
+@dataclass(frozen=True)
+class Cos(Unary):
+    """cos x"""
+
+    onnx: ClassVar[str | None] = "Cos"
+    formula: ClassVar[str] = "cos({x})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.cos(ins[0]))
+
+
+@dataclass(frozen=True)
+class Sin(Unary):
+    """sin x"""
+
+    onnx: ClassVar[str | None] = "Sin"
+    formula: ClassVar[str] = "sin({x})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.sin(ins[0]))
+
+
+@dataclass(frozen=True)
+class Tan(Unary):
+    """tan x"""
+
+    onnx: ClassVar[str | None] = "Tan"
+    formula: ClassVar[str] = "tan({x})"
+    domain: ClassVar[tuple[float, float]] = (-1.4, 1.4)
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.tan(ins[0]))
+
+
+@dataclass(frozen=True)
+class Exp(Unary):
+    """e to the power x"""
+
+    onnx: ClassVar[str | None] = "Exp"
+    formula: ClassVar[str] = "exp({x})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.exp(ins[0]))
+
+
+@dataclass(frozen=True)
+class Log(Unary):
+    """The natural logarithm."""
+
+    onnx: ClassVar[str | None] = "Log"
+    formula: ClassVar[str] = "log({x})"
+    domain: ClassVar[tuple[float, float]] = (0.01, 10.0)
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.log(ins[0]))
+
+
+@dataclass(frozen=True)
+class Sqrt(Unary):
+    """The square root."""
+
+    onnx: ClassVar[str | None] = "Sqrt"
+    formula: ClassVar[str] = "sqrt({x})"
+    domain: ClassVar[tuple[float, float]] = (0.0, 10.0)
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.sqrt(ins[0]))
+
+
+@dataclass(frozen=True)
+class Reciprocal(Unary):
+    """1 / x"""
+
+    onnx: ClassVar[str | None] = "Reciprocal"
+    formula: ClassVar[str] = "{T}(1) / {x}"
+    domain: ClassVar[tuple[float, float]] = (0.1, 10.0)
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(1.0 / ins[0])
+
+
+@dataclass(frozen=True)
+class Erf(Unary):
+    """The Gauss error function: x * P(x^2) / Q(x^2) up to |x| = 4 (relative error below 5e-7), the sign beyond."""
+
+    onnx: ClassVar[str | None] = "Erf"
+    in_f32: ClassVar[bool] = True
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        return erf_wgsl(args[0], t)
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return erf(ins[0])

@@ -1,0 +1,270 @@
+"""Comparisons and logic (their results are uint8, 0 or 1), where and cast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gpucompile.ir.op import ALL, FLOATS, Constraint
+from gpucompile.ir.types import DataType, TensorType
+from gpucompile.ops.categories import Cases, Elementwise, broadcast, tensor
+from gpucompile.ops.formula import ANY_RANK, Binary, Unary, bits, is_nan, literal, retype
+
+BOOL = frozenset({DataType.UINT8})
+
+
+@dataclass(frozen=True)
+class Comparison(Binary, abstract=True):
+    """uint8(a ? b), broadcast; comparisons with NaN are false, `not_equal` true."""
+
+    exact: ClassVar[bool] = True
+
+    def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
+        return (super().infer(*ins)[0].with_dtype(DataType.UINT8),)
+
+    def reference(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(self.compute(*ins)).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Equal(Comparison):
+    """a == b"""
+
+    onnx: ClassVar[str | None] = "Equal"
+    formula: ClassVar[str] = "{R}({a} == {b})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] == ins[1])
+
+
+@dataclass(frozen=True)
+class NotEqual(Comparison):
+    """a != b"""
+
+    formula: ClassVar[str] = "{R}({a} != {b})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] != ins[1])
+
+
+@dataclass(frozen=True)
+class Greater(Comparison):
+    """a > b"""
+
+    onnx: ClassVar[str | None] = "Greater"
+    formula: ClassVar[str] = "{R}({a} > {b})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] > ins[1])
+
+
+@dataclass(frozen=True)
+class GreaterOrEqual(Comparison):
+    """a >= b"""
+
+    onnx: ClassVar[str | None] = "GreaterOrEqual"
+    formula: ClassVar[str] = "{R}({a} >= {b})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] >= ins[1])
+
+
+@dataclass(frozen=True)
+class Lesser(Comparison):
+    """a < b"""
+
+    onnx: ClassVar[str | None] = "Less"
+    formula: ClassVar[str] = "{R}({a} < {b})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] < ins[1])
+
+
+@dataclass(frozen=True)
+class LesserOrEqual(Comparison):
+    """a <= b"""
+
+    onnx: ClassVar[str | None] = "LessOrEqual"
+    formula: ClassVar[str] = "{R}({a} <= {b})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] <= ins[1])
+
+
+@dataclass(frozen=True)
+class Logical(Comparison, abstract=True):
+    """A truth function of uint8 operands; everything but 0 is true."""
+
+    constraints: ClassVar[dict[str, Constraint]] = {"a": (BOOL, *ANY_RANK), "b": (BOOL, *ANY_RANK)}
+    domain: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    @classmethod
+    def cases(cls) -> Cases:
+        u8 = DataType.UINT8
+        yield cls(), (tensor(3, 5, dtype=u8), tensor(3, 5, dtype=u8))
+        yield cls(), (tensor(2, 3, 8, dtype=u8), tensor(3, 1, dtype=u8))
+
+
+@dataclass(frozen=True)
+class LogicalAnd(Logical):
+    """a and b"""
+
+    onnx: ClassVar[str | None] = "And"
+    formula: ClassVar[str] = "{R}(({a} != {T}(0)) & ({b} != {T}(0)))"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.logical_and(*ins))
+
+
+@dataclass(frozen=True)
+class LogicalOr(Logical):
+    """a or b"""
+
+    onnx: ClassVar[str | None] = "Or"
+    formula: ClassVar[str] = "{R}(({a} != {T}(0)) | ({b} != {T}(0)))"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.logical_or(*ins))
+
+
+@dataclass(frozen=True)
+class LogicalXor(Logical):
+    """either a or b"""
+
+    onnx: ClassVar[str | None] = "Xor"
+    formula: ClassVar[str] = "{R}(({a} != {T}(0)) != ({b} != {T}(0)))"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.logical_xor(*ins))
+
+
+@dataclass(frozen=True)
+class Predicate(Unary, abstract=True):
+    """uint8(property of a)."""
+
+    operands: ClassVar[tuple[str, ...]] = ("a",)
+    constraints: ClassVar[dict[str, Constraint]] = {"a": (FLOATS, *ANY_RANK)}
+    exact: ClassVar[bool] = True
+
+    def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
+        return (ins[0].with_dtype(DataType.UINT8),)
+
+    def reference(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(self.compute(*ins)).astype(np.uint8)
+
+    @classmethod
+    def cases(cls) -> Cases:
+        (dtype, *_) = sorted(cls.constraints["a"][0], key=lambda d: -d.bits)
+        yield cls(), (tensor(3, 7, dtype=dtype),)
+        yield cls(), (tensor(2, 8, dtype=dtype),)
+
+
+@dataclass(frozen=True)
+class LogicalNot(Predicate):
+    """not a"""
+
+    onnx: ClassVar[str | None] = "Not"
+    constraints: ClassVar[dict[str, Constraint]] = {"a": (BOOL, *ANY_RANK)}
+    formula: ClassVar[str] = "{R}({x} == {T}(0))"
+    domain: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(ins[0] == 0)
+
+
+@dataclass(frozen=True)
+class IsNan(Predicate):
+    """Whether a is NaN"""
+
+    onnx: ClassVar[str | None] = "IsNaN"
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        return f"{r}({is_nan(args[0], t)})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.isnan(ins[0]))
+
+
+@dataclass(frozen=True)
+class IsInfinite(Predicate):
+    """Whether a is positive or negative infinity"""
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        u = retype(t, "u32")
+        return f"{r}(({bits(args[0], t)} & {u}(0x7fffffffu)) == {u}(0x7f800000u))"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        return np.asarray(np.isinf(ins[0]))
+
+
+@dataclass(frozen=True)
+class Where(Elementwise):
+    """true_value where condition is not 0, else false_value, broadcast (WebNN where)."""
+
+    onnx: ClassVar[str | None] = "Where"
+    operands: ClassVar[tuple[str, ...]] = ("condition", "true_value", "false_value")
+    constraints: ClassVar[dict[str, Constraint]] = {"condition": (BOOL, *ANY_RANK)}
+
+    def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
+        if ins[1].dtype != ins[2].dtype:
+            self.fail(ins, "data types of true_value and false_value differ")
+        return (TensorType(ins[1].dtype, broadcast(self, *ins)),)
+
+    def wgsl(self, args: Sequence[str], t: str, r: str) -> str:
+        condition, a, b = args  # t is the type of the condition
+        return f"select({b}, {a}, {condition} != {t}(0))"
+
+    def reference(self, *ins: np.ndarray) -> np.ndarray:
+        return np.where(ins[0] != 0, ins[1], ins[2])
+
+    @classmethod
+    def cases(cls) -> Cases:
+        u8, i32 = DataType.UINT8, DataType.INT32
+        yield cls(), (tensor(2, 3, 5, dtype=u8), tensor(2, 3, 5), tensor(5))
+        yield cls(), (tensor(3, 1, dtype=u8), tensor(4, 1, 8), tensor())
+        yield cls(), (tensor(7, dtype=u8), tensor(7, dtype=i32), tensor(7, dtype=i32))
+
+
+@dataclass(frozen=True)
+class Cast(Elementwise):
+    """The operand as another data type (WebNN cast). Floats become integers by truncation, and saturate; integers
+    become narrower integers modulo 2^bits."""
+
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, *ANY_RANK)}
+    to: DataType = DataType.FLOAT32
+
+    def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
+        if self.to not in ALL:
+            self.fail(ins, f"cannot cast to {self.to.value}")
+        return (ins[0].with_dtype(self.to),)
+
+    def wgsl(self, args: Sequence[str], t: str, r: str) -> str:
+        (x,) = args
+        if self.to.is_float or self.to.bits > 8:
+            return f"{r}({x})"
+        shift = retype(r, "u32") + "(24u)"
+        if "f" in t.replace("vec", ""):
+            low, high = (-128, 127) if self.to is DataType.INT8 else (0, 255)
+            return f"{r}(clamp({x}, {literal(low, t)}, {literal(high, t)}))"
+        return f"(({r}({x}) << {shift}) >> {shift})"
+
+    def reference(self, *ins: np.ndarray) -> np.ndarray:
+        (x,) = ins
+        if x.dtype.kind != "f" or self.to.is_float:
+            return x.astype(self.to.numpy)
+        info = np.iinfo(self.to.value)
+        inside = (x > info.min) & (x < info.max)
+        out = np.where(inside, x, 0).astype(self.to.numpy)
+        out[x >= info.max] = info.max
+        out[x <= info.min] = info.min
+        return np.asarray(out)
+
+    @classmethod
+    def cases(cls) -> Cases:
+        f32, i32, u32, u8, i8 = (DataType.parse(name) for name in ("f32", "i32", "u32", "u8", "i8"))
+        for a, b in ((f32, i32), (i32, f32), (f32, u8), (u8, f32), (i32, u32), (i32, i8), (u32, i32), (f32, f32)):
+            yield cls(b), (tensor(3, 7, dtype=a),)
+            yield cls(b), (tensor(4, 8, dtype=a),)

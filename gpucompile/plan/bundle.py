@@ -1,0 +1,311 @@
+"""The result of a compilation, in memory, and how it is written to disk.
+
+    Bundle   plans (best first), WGSL texts by sha256, weight shards, IR text, report
+      .save  ->  manifest.json  variants/<name>.json  shaders/<sha256>.wgsl  graph.gir  weights/<n>.bin
+
+A `Bundle` offers the player the same access as a `BundleData` read from disk, so a graph runs without touching disk.
+`make_shards` lays tensors out in weight buffers and cuts those into shards. Writing goes to a temporary name beside
+the target, which is then renamed: a failure leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from gpucompile.errors import BundleError
+from gpucompile.runtime.bundle import check_plan
+from gpucompile.runtime.format import FORMAT_VERSION, SHARD_BYTES, Buffer, Manifest, Plan, Shard, to_json
+
+BytesLike: TypeAlias = "bytes | bytearray | memoryview | npt.NDArray[Any]"
+Progress: TypeAlias = "Callable[[str, int, int], None]"  # stage, done, total
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the compiler did: node counts, kernels (dispatches), bytes, and seconds per phase in order."""
+
+    nodes_before: int = 0
+    nodes_after: int = 0
+    kernels: int = 0
+    scratch_bytes: int = 0
+    scratch_bound_bytes: int = 0
+    weight_bytes: int = 0
+    phases: dict[str, float] = field(default_factory=dict)
+
+
+class Bundle:
+    """A compiled graph in memory.
+
+    plans    one per variant, best first; all with the same inputs and outputs
+    shaders  WGSL texts without prelude, by sha256; others than those the plans use are refused
+    weights  content of the weight shards, as `make_shards` gives them
+
+    Raises BundleError (a defect of the compiler) if a plan is inconsistent or a shader is missing.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        shaders: Mapping[str, str],
+        weights: Sequence[BytesLike] = (),
+        *,
+        gir: str = "",
+        source_sha256: str = "",
+        dims: Mapping[str, int] | None = None,
+        licence: str = "",
+        report: Report | None = None,
+    ) -> None:
+        if not plans:
+            raise BundleError("a bundle needs at least one plan")
+        self.plans = tuple(plans)
+        self.shaders = dict(shaders)
+        self.report = report
+        self.source_sha256 = source_sha256
+        self.dims = dict(dims or {})
+        self.licence = licence
+        self._gir = gir
+        self._shards = [_flat(w) for w in weights]
+        self._by_name = {p.name: p for p in self.plans}
+        self._check()
+
+    def _check(self) -> None:
+        if len(self._by_name) != len(self.plans):
+            raise BundleError("two plans of a bundle have the same name")
+        sizes, first = [len(s) for s in self._shards], self.plans[0]
+        for i, size in enumerate(sizes):
+            if not 0 < size <= SHARD_BYTES or size % 4:
+                raise BundleError(f"weight shard {i} has {size} bytes: no positive multiple of 4 up to {SHARD_BYTES}")
+        for plan in self.plans:
+            check_plan(plan, f"plan {plan.name}", sizes, (first.inputs, first.outputs))
+            for sha in plan.shaders:
+                if sha not in self.shaders:
+                    raise BundleError(f"plan {plan.name}: shader {sha} is missing from the bundle")
+        used = {sha for plan in self.plans for sha in plan.shaders}
+        for sha, text in self.shaders.items():
+            if sha not in used:
+                raise BundleError(f"shader {sha} belongs to no plan")
+            if hashlib.sha256(text.encode()).hexdigest() != sha:
+                raise BundleError(f"shader {sha}: the text has another sha256")
+
+    # ------------------------------------------------------------------ what the player reads
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the plans, best first."""
+        return tuple(p.name for p in self.plans)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The table of contents; hashes all weights when first asked for."""
+        shards = tuple(
+            Shard(f"weights/{i}.bin", len(s), hashlib.sha256(s).hexdigest()) for i, s in enumerate(self._shards)
+        )
+        first = self.plans[0]
+        return Manifest(
+            version=FORMAT_VERSION,
+            producer=f"gpucompile {_version()}",
+            source_sha256=self.source_sha256,
+            dims=self.dims,
+            variants=self.variants,
+            shards=shards,
+            inputs=first.inputs,
+            outputs=first.outputs,
+            licence=self.licence,
+        )
+
+    def plan(self, name: str) -> Plan:
+        """One plan by name."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise BundleError(f"no variant {name!r}; there are {', '.join(self.variants)}") from None
+
+    def shader(self, sha256: str) -> str:
+        """WGSL text without prelude."""
+        try:
+            return self.shaders[sha256]
+        except KeyError:
+            raise BundleError(f"no shader {sha256}") from None
+
+    def shard(self, index: int) -> memoryview:
+        """Bytes of one weight shard."""
+        if not 0 <= index < len(self._shards):
+            raise BundleError(f"weight shard {index} does not exist")
+        return self._shards[index]
+
+    def gir(self) -> str:
+        """The graph as IR text."""
+        return self._gir
+
+    # ------------------------------------------------------------------ writing
+
+    def save(self, path: str | Path, progress: Progress | None = None) -> Path:
+        """Write the bundle: a stored zip if the name ends in `.gpub`, else a directory. Returns the path.
+
+        An existing bundle of that name is replaced once the new one is complete; anything else there is left alone.
+        `progress(stage, done, total)` is called with bytes. Raises BundleError if the path cannot be written.
+        """
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        try:
+            if path.suffix == ".gpub":
+                self._save_zip(temporary, path, progress)
+            else:
+                self._save_directory(temporary, path, progress)
+        except OSError as e:
+            raise BundleError(f"{path}: cannot write the bundle: {e.strerror or e}") from e
+        finally:
+            _remove(temporary)
+        return path
+
+    def _files(self, progress: Progress | None) -> Iterator[tuple[str, memoryview]]:
+        """Names and contents in the order in which a player wants them."""
+        texts = {"manifest.json": _json(self.manifest)}
+        texts |= {f"variants/{p.name}.json": _json(p) for p in self.plans}
+        texts |= {f"shaders/{sha}.wgsl": self.shaders[sha] for sha in sorted(self.shaders)}
+        texts["graph.gir"] = self._gir
+        files = [(name, memoryview(text.encode())) for name, text in texts.items()]
+        files += [(f"weights/{i}.bin", shard) for i, shard in enumerate(self._shards)]
+        done, total = 0, sum(len(data) for _, data in files)
+        for name, data in files:
+            yield name, data
+            done += len(data)
+            if progress is not None:
+                progress("write", done, total)
+
+    def _save_zip(self, temporary: Path, path: Path, progress: Progress | None) -> None:
+        if path.is_dir():
+            raise BundleError(f"{path}: a directory is in the way of the bundle file")
+        with temporary.open("xb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, data in self._files(progress):
+                info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+                info.create_system = 3
+                info.external_attr = 0o644 << 16
+                archive.writestr(info, data)  # type: ignore[arg-type,unused-ignore]
+        temporary.replace(path)
+
+    def _save_directory(self, temporary: Path, path: Path, progress: Progress | None) -> None:
+        if path.exists() and not path.is_dir():
+            raise BundleError(f"{path}: a file is in the way of the bundle directory (did you mean {path.name}.gpub?)")
+        if path.is_dir() and any(path.iterdir()) and not (path / "manifest.json").is_file():
+            raise BundleError(f"{path}: this directory holds something that is no bundle; give another name")
+        for folder in ("variants", "shaders", "weights"):
+            (temporary / folder).mkdir(parents=True)
+        for name, data in self._files(progress):
+            (temporary / name).write_bytes(data)
+        old = temporary.with_suffix(".old")
+        if path.exists():
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        _remove(old)
+
+
+def _json(obj: Plan | Manifest) -> str:
+    return json.dumps(to_json(obj), separators=(",", ":"), ensure_ascii=False) + "\n"
+
+
+def _version() -> str:
+    try:
+        return metadata.version("gpucompile")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flat(data: BytesLike) -> memoryview:
+    """Any contiguous bytes-like object as a flat view of bytes, without copying."""
+    if isinstance(data, np.ndarray):
+        return np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+    return memoryview(data).cast("B")
+
+
+# ---------------------------------------------------------------------------------------------- weights
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes lie: weight buffer (an index into `Weights.buffers`), offset and size in bytes."""
+
+    buffer: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weight buffers, the place of each tensor in them (in the order given), and the content of the shards."""
+
+    buffers: tuple[Buffer, ...]
+    places: tuple[Place, ...]
+    shards: tuple[memoryview, ...]
+
+
+def make_shards(
+    tensors: Sequence[BytesLike], *, max_buffer: int = 256 << 20, shard_bytes: int = SHARD_BYTES, alignment: int = 256
+) -> Weights:
+    """Lay tensors out back to back, `alignment` bytes aligned, in as few weight buffers as `max_buffer` allows, and cut
+    each buffer into shards of at most `shard_bytes`.
+
+    Give the tensors in order of first use. A tensor larger than `max_buffer` gets a buffer of its own (the target's
+    limits then decide whether it runs). A shard inside one tensor is a view of it; others are copied together.
+    Sizes are rounded up to whole 32-bit words, an empty tensor takes one; gaps are zero.
+    """
+    flat = [_flat(t) for t in tensors]
+    places: list[Place] = []
+    contents: list[list[tuple[int, memoryview]]] = []  # per buffer: offset, bytes
+    ends: list[int] = []
+    for data in flat:
+        size = max(4, (len(data) + 3) // 4 * 4)
+        offset = (ends[-1] + alignment - 1) // alignment * alignment if ends else 0
+        if not ends or offset + size > max_buffer:
+            contents.append([])
+            ends.append(0)
+            offset = 0
+        places.append(Place(len(ends) - 1, offset, size))
+        contents[-1].append((offset, data))
+        ends[-1] = offset + size
+    shards: list[memoryview] = []
+    buffers = []
+    for pieces, end in zip(contents, ends, strict=True):
+        cut = [_cut(pieces, start, min(start + shard_bytes, end)) for start in range(0, end, shard_bytes)]
+        buffers.append(Buffer("weight", end, "weights", tuple(range(len(shards), len(shards) + len(cut)))))
+        shards += cut
+    return Weights(tuple(buffers), tuple(places), tuple(shards))
+
+
+def _cut(pieces: list[tuple[int, memoryview]], start: int, end: int) -> memoryview:
+    """Bytes `start..end` of a buffer made of pieces (sorted by offset)."""
+    inside = [(o, d) for o, d in pieces if o < end and o + len(d) > start]
+    if len(inside) == 1 and inside[0][0] <= start and inside[0][0] + len(inside[0][1]) >= end:
+        offset, data = inside[0]
+        return data[start - offset : end - offset]
+    out = np.zeros(end - start, np.uint8)
+    for offset, data in inside:
+        low, high = max(offset, start), min(offset + len(data), end)
+        out[low - start : high - start] = data[low - offset : high - offset]
+    return out.data

@@ -1,0 +1,253 @@
+"""From a fused graph to a plan: storages, kernels, lifetimes, addresses.
+
+    graph -> materialize outputs -> assign storages -> arenas -> lower nodes -> lifetimes -> pack arenas -> Plan
+
+The result is plain integers. `verify` proves it before anybody sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucompile.errors import GpucompileError, UnsupportedError
+from gpucompile.ir.graph import Constant, Graph, Node
+from gpucompile.kernels.kernel import Argument, Kernel, Runs
+from gpucompile.kernels.lower import label_of, lower
+from gpucompile.kernels.schedules import SCHEDULES, Problem
+from gpucompile.kernels.view import Storage, View
+from gpucompile.ops.movement import Concat, Reshape
+from gpucompile.plan.arenas import choose_arenas
+from gpucompile.plan.bundle import make_shards
+from gpucompile.plan.memory import Item, pack
+from gpucompile.plan.storage import Assignment, assign
+from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, Step
+from gpucompile.target import DEFAULT_LIMITS, Target
+
+PLANS = ("memory", "balanced", "overlap")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan with the texts and bytes it refers to."""
+
+    plan: Plan
+    shaders: dict[str, str]
+    shards: tuple[memoryview, ...]
+    seconds: dict[str, float]  # lowering (code generation), planning
+
+
+def make_plan(
+    graph: Graph,
+    target: Target,
+    name: str = "base",
+    mode: str = "balanced",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Planned:
+    """Plan a graph. `mode` weighs memory against overlap of parallel branches: memory, balanced or overlap.
+
+    Changes `graph` only by materializing outputs. Raises UnsupportedError when a node has no kernel on this target."""
+    if mode not in PLANS:
+        raise GpucompileError(f"unknown plan {mode!r}; known: {', '.join(PLANS)}")
+    start = time.perf_counter()
+    materialize_outputs(graph)
+    assignment = assign(graph)
+    choose_arenas(graph, assignment, mode, target)
+    planning = time.perf_counter() - start
+    start = time.perf_counter()
+    kernels = lower_graph(graph, assignment, target, progress)
+    lowering = time.perf_counter() - start
+    start = time.perf_counter()
+    planned = _assemble(graph, assignment, kernels, target, name)
+    planning += time.perf_counter() - start
+    return Planned(*planned, {"lower": lowering, "plan": planning})
+
+
+def materialize_outputs(graph: Graph) -> None:
+    """Give every output a node of its own that computes it: a model input, a constant, or a value returned twice is
+    copied."""
+    seen = set()
+    outputs = {}
+    for name, value in zip(graph.output_names, graph.outputs, strict=True):
+        if value.producer is None or isinstance(value.producer.op, Constant) or value in seen:
+            value = graph.add(Reshape(value.type.shape), value, name=name)
+        seen.add(value)
+        outputs[name] = value
+    graph.set_outputs(outputs)
+
+
+def lower_graph(
+    graph: Graph,
+    assignment: Assignment,
+    target: Target,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Kernel]:
+    """The kernels of all nodes in execution order. Every node that has none is listed before failing."""
+    kernels: list[Kernel] = []
+    problems: list[str] = []
+    total = len(graph)
+    for i, node in enumerate(graph.nodes):
+        if progress:
+            progress("generate", i + 1, total)
+        if isinstance(node.op, Constant) or node in assignment.aliases:
+            continue
+        try:
+            if isinstance(node.op, Concat):
+                kernels += _copies(node, assignment, target)
+            else:
+                kernels += lower(node, assignment.views, target)
+        except UnsupportedError as e:
+            if str(e) not in problems:
+                problems.append(str(e))
+    if problems:
+        raise UnsupportedError("\n".join(problems))
+    return kernels
+
+
+def _copies(node: Node, assignment: Assignment, target: Target) -> list[Kernel]:
+    """Kernels that copy the operands of a concat which do not lie in the result already."""
+    assert isinstance(node.op, Concat)
+    at = assignment.views[node.output]
+    axis = node.op.axis
+    kernels = []
+    starts = np.cumsum([0, *(v.type.shape[axis] for v in node.operand_values)])
+    for i in assignment.copies[node]:
+        v = node.operand_values[i]
+        body = Graph("copy")
+        source = body.add_input("in0", v.type)
+        result = body.add(Reshape(v.type.shape), source)
+        body.set_outputs({"out": result})
+        part = View(at.storage, v.type, at.offset + int(starts[i]) * at.strides[axis], at.strides)
+        problem = Problem(f"{label_of(node)}[{i}]", body, {source: assignment.views[v], result: part}, target)
+        kernels += SCHEDULES[-1].emit(problem, None)
+    return kernels
+
+
+# ------------------------------------------------------------------------------------------------------ assembling
+
+
+def _assemble(
+    graph: Graph, assignment: Assignment, kernels: list[Kernel], target: Target, name: str
+) -> tuple[Plan, dict[str, str], tuple[memoryview, ...]]:
+    first: dict[Storage, int] = {}
+    last: dict[Storage, int] = {}
+    for i, kernel in enumerate(kernels):
+        for a in kernel.arguments:
+            first.setdefault(a.storage, i)
+            last[a.storage] = i
+    buffers: list[Buffer] = []
+    where: dict[Storage, tuple[int, int]] = {}  # storage -> buffer, offset
+    inputs = tuple(_port(n.name, assignment.views[n], buffers, where) for n in graph.inputs)
+    ends = zip(graph.output_names, graph.outputs, strict=True)
+    outputs = tuple(_port(n, assignment.views[v], buffers, where) for n, v in ends)
+    weights = [s for s in first if s.kind == "weight"]
+    limit = min(target.limit("max-buffer-size"), target.limit("max-storage-buffer-binding-size"))
+    layout = make_shards([_packed(s) for s in weights], max_buffer=limit)
+    for s, place in zip(weights, layout.places, strict=True):
+        where[s] = (len(buffers) + place.buffer, place.offset)
+    buffers += layout.buffers
+    bound = _pack_scratch([s for s in first if s.kind == "scratch"], first, last, buffers, where)
+    shaders: dict[str, str] = {}
+    index: dict[str, int] = {}
+    steps = []
+    generation: dict[Storage, int] = {}
+    numbers: dict[tuple[Storage, int], int] = {}
+    for kernel in kernels:
+        sha = hashlib.sha256(kernel.wgsl.encode()).hexdigest()
+        shaders.setdefault(sha, kernel.wgsl)
+        shader = index.setdefault(sha, len(index))
+        reads: list[Region] = []
+        writes: list[Region] = []
+        for a in kernel.arguments:
+            reads += _regions(a, a.reads, generation, numbers, where)
+            if a.reads and a.writes:  # in place: what is written is another value
+                generation[a.storage] = generation.get(a.storage, 0) + 1
+            writes += _regions(a, a.writes, generation, numbers, where)
+        bindings = tuple(Binding(*where[a.storage], _padded(a.storage), a.access) for a in kernel.arguments)
+        steps.append(Step(shader, kernel.grid, bindings, kernel.label, tuple(reads), tuple(writes)))
+    plan = Plan(
+        name, _requires(kernels, buffers), tuple(index), tuple(buffers), tuple(steps), inputs, outputs, bound
+    )
+    return plan, shaders, layout.shards
+
+
+def _port(name: str, view: View, buffers: list[Buffer], where: dict[Storage, tuple[int, int]]) -> Port:
+    kind = view.storage.kind
+    buffers.append(Buffer(kind, _padded(view.storage), name))
+    where[view.storage] = (len(buffers) - 1, 0)
+    return Port(name, view.type.dtype.value, view.type.shape, len(buffers) - 1)
+
+
+def _pack_scratch(
+    storages: list[Storage],
+    first: dict[Storage, int],
+    last: dict[Storage, int],
+    buffers: list[Buffer],
+    where: dict[Storage, tuple[int, int]],
+) -> int:
+    """Pack every arena into a buffer of its own; returns the sum of their lower bounds in bytes."""
+    bound = 0
+    for arena in sorted({s.arena for s in storages}):
+        members = [s for s in storages if s.arena == arena]
+        packing = pack([Item(_padded(s), first[s], last[s]) for s in members])
+        for s, offset in zip(members, packing.offsets, strict=True):
+            where[s] = (len(buffers), offset)
+        buffers.append(Buffer("scratch", packing.total, f"arena{arena}"))
+        bound += packing.bound
+    return bound
+
+
+def _packed(storage: Storage) -> np.ndarray:
+    """The bytes of a weight as the GPU sees them: row-major, little-endian, padded to whole vec4s."""
+    array = storage.array
+    assert isinstance(array, np.ndarray)
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    missing = _padded(storage) - flat.size
+    return np.pad(flat, (0, missing)) if missing else flat
+
+
+def _padded(storage: Storage) -> int:
+    """Bytes bound for a storage: a multiple of 16, so that it can be an array of vec4."""
+    return (storage.nbytes + 15) // 16 * 16
+
+
+def _regions(
+    a: Argument,
+    runs: tuple[Runs, ...],
+    generation: dict[Storage, int],
+    numbers: dict[tuple[Storage, int], int],
+    where: dict[Storage, tuple[int, int]],
+) -> list[Region]:
+    key = (a.storage, generation.get(a.storage, 0))
+    value = numbers.setdefault(key, len(numbers))
+    buffer, base = where[a.storage]
+    return [Region(buffer, value, base + o, size, count, stride if count > 1 else 0) for o, size, count, stride in runs]
+
+
+def _requires(kernels: list[Kernel], buffers: list[Buffer]) -> Requires:
+    """The features and limits a plan needs; limits that WebGPU guarantees everywhere are left out."""
+    needs: dict[str, int] = {}
+
+    def need(limit: str, value: int) -> None:
+        needs[limit] = max(needs.get(limit, 0), value)
+
+    for kernel in kernels:
+        need("max-storage-buffers-per-shader-stage", len(kernel.arguments))
+        need("max-compute-workgroup-storage-size", kernel.workgroup_bytes)
+        need("max-compute-invocations-per-workgroup", kernel.workgroup[0] * kernel.workgroup[1] * kernel.workgroup[2])
+        for axis, size in zip("xyz", kernel.workgroup, strict=True):
+            need(f"max-compute-workgroup-size-{axis}", size)
+        for a in kernel.arguments:
+            need("max-storage-buffer-binding-size", _padded(a.storage))
+    for buffer in buffers:
+        need("max-buffer-size", buffer.size)
+    features = sorted({f for k in kernels for f in k.features})
+    return Requires(tuple(features), {k: v for k, v in sorted(needs.items()) if v > DEFAULT_LIMITS[k]})
+
+
+
+

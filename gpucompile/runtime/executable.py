@@ -1,0 +1,243 @@
+"""Executables: what an application calls. numpy arrays in, numpy arrays out, everything checked on the way.
+
+    load(path or bundle) -> Executable -> exe(x), exe(**inputs), exe.run({...}), await exe.run_async({...})
+
+The loader takes the first variant of the bundle (best first) whose requirements the device meets.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from gpucompile.errors import BundleError, ClosedError, InputError
+from gpucompile.runtime.bundle import BundleLike, read_bundle
+from gpucompile.runtime.device import Device, default_device
+from gpucompile.runtime.format import BufferKind, Plan, Port
+from gpucompile.runtime.player import Player, Progress
+
+Array: TypeAlias = "npt.NDArray[Any]"
+
+#: numpy's type for every WebNN data type. 4-bit integers are one int8 or uint8 each on the host, packed on the device.
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype({"int4": "int8", "uint4": "uint8"}.get(name, name)).newbyteorder("<")
+    for name in (
+        "float32", "float16", "int32", "uint32", "int64", "uint64", "int8", "uint8", "int4", "uint4"
+    )
+}  # fmt: skip
+
+
+def select_plan(bundle: BundleLike, device: Device) -> Plan:
+    """The first plan of a bundle that the device can run. Raises BundleError naming what every variant misses."""
+    reasons = []
+    for name in bundle.variants:
+        plan = bundle.plan(name)
+        missing = device.missing(plan.requires)
+        if not missing:
+            return plan
+        reasons.append(f"variant {name} needs {', '.join(missing)}")
+    raise BundleError(f"the device {device.name} cannot run this bundle: {'; '.join(reasons)}")
+
+
+class Executable:
+    """A compiled graph on a device.
+
+    `exe(x)` takes the inputs by position, `exe(name=x)` by name, `exe.run({...})` as a dict. Arrays must have exactly
+    the shape and data type of their port (row-major; anything else is refused with an InputError that lists what is
+    expected); a Python number will do where the shape is `()`. A graph with one output returns it from a call, one
+    with several a dict; `run` always returns a dict.
+
+    Weights stay on the GPU until `close`. All methods may be called from several threads.
+    """
+
+    def __init__(self, bundle: BundleLike, device: Device, progress: Progress | None = None) -> None:
+        """Create all GPU objects; `progress(stage, done, total)` with stage `weights` (bytes) or `pipelines`.
+
+        Raises BundleError if the bundle is damaged or no variant fits the device, DeviceError if the device refuses."""
+        device.require_open()
+        self.device = device
+        self.plan = select_plan(bundle, device)
+        self._lock = threading.Lock()
+        self._player: Player | None = Player(device, self.plan, bundle, progress)
+        places = self._player.places
+        self._outputs = [(p, places[p.buffer][1], math.prod(p.shape), NUMPY_DTYPES[p.dtype]) for p in self.outputs]
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """Name, WebNN data type and shape of every input, in order."""
+        return self.plan.inputs
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """Name, WebNN data type and shape of every output, in order."""
+        return self.plan.outputs
+
+    # ------------------------------------------------------------------ running
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Array | dict[str, Array]:
+        """Run with inputs by position, by name, or both. One output: its array; several: a dict."""
+        if len(args) > len(self.inputs):
+            raise InputError(f"{len(args)} inputs given; {self._expected()}")
+        given = {port.name: value for port, value in zip(self.inputs, args, strict=False)}
+        twice = [name for name in kwargs if name in given]
+        if twice:
+            raise InputError(f"input {twice[0]!r} is given by position and by name; {self._expected()}")
+        result = self.run(given | kwargs)
+        return next(iter(result.values())) if len(result) == 1 else result
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Run once: arrays by input name -> new arrays by output name.
+
+        Raises InputError for inputs that do not fit, DeviceError if the device fails, ClosedError after `close`."""
+        arrays = self._check(inputs)
+        player, staging = self._start(arrays)
+        try:
+            result: dict[str, Array] = player.finish(staging, self._unpack)
+        except Exception:
+            self._open_player()  # closed from another thread meanwhile: say that instead
+            raise
+        return result
+
+    async def run_async(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Like `run`, without blocking the event loop while the GPU works. Several runs may be awaited at once."""
+        arrays = self._check(inputs)
+        player, staging = self._start(arrays)
+        try:
+            result: dict[str, Array] = await player.finish_async(staging, self._unpack)
+        except Exception:
+            self._open_player()
+            raise
+        return result
+
+    def profile(self, inputs: Mapping[str, Any], repeat: int = 1) -> list[tuple[str, float]]:
+        """Label and seconds of every step, measured on the device by timestamps around `repeat` dispatches of it.
+
+        Each step is a pass of its own, so overlaps between steps do not show. DeviceError without timestamp-query."""
+        arrays = self._check(inputs)
+        with self._lock:
+            seconds = self._open_player().profile(arrays, repeat)
+        return [(step.label, s) for step, s in zip(self.plan.steps, seconds, strict=True)]
+
+    def _start(self, arrays: list[Array]) -> tuple[Player, Any]:
+        with self._lock:
+            player = self._open_player()
+            return player, player.start(arrays)
+
+    # ------------------------------------------------------------------ life
+
+    def memory(self) -> dict[str, int]:
+        """Bytes on the GPU by kind: input, output, weight, scratch, staging."""
+        kinds: tuple[BufferKind, ...] = ("input", "output", "weight", "scratch")
+        return {kind: self.plan.bytes_of(kind) for kind in kinds} | {"staging": self._open_player().staging_bytes}
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._player is None
+
+    def close(self) -> None:
+        """Free the GPU memory. Running afterwards raises ClosedError; closing twice is fine."""
+        with self._lock:
+            player, self._player = self._player, None
+            if player is not None:
+                player.close()
+
+    def __enter__(self) -> Executable:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self.plan.steps)} steps, variant {self.plan.name}"
+        return f"<Executable on {self.device.name!r}: {state}>"
+
+    def _open_player(self) -> Player:
+        if self._player is None:
+            raise ClosedError("the executable is closed")
+        self.device.require_open()
+        return self._player
+
+    # ------------------------------------------------------------------ inputs and outputs
+
+    def _expected(self) -> str:
+        ports = ", ".join(f"{p.name}: {p.dtype}{list(p.shape)}" for p in self.inputs)
+        return f"expected {ports}" if ports else "this graph has no inputs"
+
+    def _check(self, inputs: Mapping[str, Any]) -> list[Array]:
+        for name in inputs:
+            if not any(p.name == name for p in self.inputs):
+                raise InputError(f"there is no input {name!r}; {self._expected()}")
+        arrays = []
+        for port in self.inputs:
+            if port.name not in inputs:
+                raise InputError(f"input {port.name!r} is missing; {self._expected()}")
+            arrays.append(self._pack(port, inputs[port.name]))
+        return arrays
+
+    def _pack(self, port: Port, value: Any) -> Array:
+        """The bytes of an input as the device wants them: contiguous, whole 32-bit words."""
+        dtype = NUMPY_DTYPES[port.dtype]
+        if type(value) in (int, float) and port.shape == ():
+            try:
+                if type(value) is float and dtype.kind != "f":
+                    raise OverflowError
+                value = np.array(value, dtype)
+            except OverflowError:
+                raise InputError(f"input {port.name!r}: {value} does not fit {port.dtype}") from None
+        if not isinstance(value, (np.ndarray, np.generic)):
+            found = type(value).__name__
+            raise InputError(f"input {port.name!r}: a numpy array is wanted, not {found}; {self._expected()}")
+        if value.dtype != dtype or value.shape != port.shape:
+            raise InputError(f"input {port.name!r} is {value.dtype}{list(value.shape)}; {self._expected()}")
+        array = np.ascontiguousarray(value)
+        if port.dtype in ("int4", "uint4"):
+            array = _pack_nibbles(array, port)
+        if array.nbytes % 4:
+            array = np.concatenate((array.reshape(-1).view(np.uint8), np.zeros(-array.nbytes % 4, np.uint8)))
+        return array
+
+    def _unpack(self, data: Any) -> dict[str, Array]:
+        result: dict[str, Array] = {}
+        for port, offset, count, dtype in self._outputs:
+            if port.dtype in ("int4", "uint4"):
+                nibbles = np.frombuffer(data, np.uint8, (count + 1) // 2, offset)
+                result[port.name] = _unpack_nibbles(nibbles, count, port.dtype == "int4").reshape(port.shape)
+            else:
+                result[port.name] = np.frombuffer(data, dtype, count, offset).reshape(port.shape).copy()
+        return result
+
+
+def _pack_nibbles(array: Array, port: Port) -> Array:
+    low, high = (-8, 7) if port.dtype == "int4" else (0, 15)
+    if array.size and (array.min() < low or array.max() > high):
+        raise InputError(f"input {port.name!r}: values outside {low}..{high} of {port.dtype}")
+    flat = array.reshape(-1).view(np.uint8) & 15
+    even = np.concatenate((flat, np.zeros(flat.size % 2, np.uint8)))
+    return np.asarray(even[0::2] | even[1::2] << 4)
+
+
+def _unpack_nibbles(packed: npt.NDArray[np.uint8], count: int, signed: bool) -> Array:
+    flat = np.stack((packed & 15, packed >> 4), axis=1).reshape(-1)[:count]
+    return ((flat ^ 8).astype(np.int8) - np.int8(8)) if signed else flat.copy()
+
+
+def load(
+    source: str | Path | BundleLike, device: Device | None = None, progress: Progress | None = None
+) -> Executable:
+    """Put a bundle (a path, or one just compiled) on a device, ready to run.
+
+    Without a device, one shared by the whole process is opened, and let go when its last executable is.
+    Raises BundleError for a damaged or unsuitable bundle, DeviceError if there is no usable adapter.
+    """
+    if isinstance(source, (str, Path)):
+        with read_bundle(source) as bundle:
+            return Executable(bundle, device or default_device(), progress)
+    return Executable(source, device or default_device(), progress)

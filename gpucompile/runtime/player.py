@@ -1,0 +1,245 @@
+"""Playing one plan on one device: the plan's integers become GPU objects once, then every run replays them.
+
+    create   buffers, weights uploaded shard by shard, one pipeline per shader, one bind group per step
+    start    write the inputs, record all steps in one compute pass, copy the outputs to a staging buffer, submit
+    finish   map the staging buffer once, hand its bytes out, unmap
+
+A staging buffer is kept and reused; runs that are in flight at the same time get one each. The queue orders the work,
+so `start` of one run may follow `start` of another before it is finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from gpucompile.errors import DeviceError
+from gpucompile.runtime.bundle import BundleLike, port_bytes
+from gpucompile.runtime.device import Device, Step
+from gpucompile.runtime.format import Plan
+
+Progress: TypeAlias = "Callable[[str, int, int], None]"  # stage (weights, pipelines), done, total
+_Pipelines: TypeAlias = "dict[tuple[int, tuple[str, ...]], Any]"  # by shader index and accesses
+_MAX_QUERIES = 4096  # WebGPU's limit for one query set
+
+
+class Player:
+    """The GPU objects of one plan. `Executable` is the public face of it; this class checks nothing about its inputs.
+
+    Not thread-safe except for `finish`, which any thread may call for its own staging buffer.
+    Raises DeviceError if the device refuses anything; what was created is then freed.
+    """
+
+    def __init__(self, device: Device, plan: Plan, bundle: BundleLike, progress: Progress | None = None) -> None:
+        self.device, self.plan = device, plan
+        self._buffers: list[Any] = []
+        self._spare: list[Any] = []  # staging buffers not in use
+        self._flying: set[Any] = set()  # staging buffers of runs that are not finished
+        self._closed = False
+        self._usage = device.api.BufferUsage
+        self.places, self.staging_bytes = _staging_layout(plan)
+        try:
+            self._create_buffers()
+            self._upload(bundle, progress)
+            pipelines = self._create_pipelines(bundle, progress)
+            self.steps: list[Step] = self._create_groups(pipelines)
+            self._record = device.recorder(self.steps)
+            self._spare.append(self._create_staging())
+        except BaseException:
+            self.close()
+            raise
+
+    # ------------------------------------------------------------------ creation
+
+    def _create_buffers(self) -> None:
+        u = self._usage
+        usages = {
+            "input": u.STORAGE | u.COPY_DST | u.COPY_SRC,
+            "output": u.STORAGE | u.COPY_SRC | u.COPY_DST,
+            "weight": u.STORAGE | u.COPY_DST,
+            "scratch": u.STORAGE | u.COPY_SRC | u.COPY_DST,
+        }
+        for i, buffer in enumerate(self.plan.buffers):
+            label = buffer.name or f"{buffer.kind} {i}"
+            with self.device.guard(f"creating {buffer.kind} buffer {i} of {buffer.size:,} bytes"):
+                gpu = self.device.handle.create_buffer(label=label, size=buffer.size, usage=usages[buffer.kind])
+                self._buffers.append(gpu)
+
+    def _create_staging(self) -> Any:
+        u = self._usage
+        with self.device.guard(f"creating a staging buffer of {self.staging_bytes:,} bytes"):
+            return self.device.handle.create_buffer(
+                label="staging", size=self.staging_bytes, usage=u.COPY_DST | u.MAP_READ
+            )
+
+    def _upload(self, bundle: BundleLike, progress: Progress | None) -> None:
+        queue, done, total = self.device.handle.queue, 0, self.plan.bytes_of("weight")
+        for i, buffer in enumerate(self.plan.buffers):
+            at = 0
+            for shard in buffer.shards:
+                data = bundle.shard(shard)
+                with self.device.guard(f"uploading weight shard {shard}"):
+                    queue.write_buffer(self._buffers[i], at, data)
+                    queue.submit([])  # lets the device reuse its upload memory before the next shard
+                at += len(data)
+                done += len(data)
+                if progress is not None:
+                    progress("weights", done, total)
+
+    def _create_pipelines(self, bundle: BundleLike, progress: Progress | None) -> _Pipelines:
+        plan, features = self.plan, self.plan.requires.features
+        wanted: dict[tuple[int, tuple[str, ...]], str] = {}
+        for step in plan.steps:
+            wanted.setdefault((step.shader, tuple(b.access for b in step.bindings)), step.label)
+        out = {}
+        for done, ((shader, accesses), label) in enumerate(wanted.items(), 1):
+            sha = plan.shaders[shader]
+            out[shader, accesses] = self.device.pipeline(sha, bundle.shader(sha), accesses, features, label)
+            if progress is not None:
+                progress("pipelines", done, len(wanted))
+        return out
+
+    def _create_groups(self, pipelines: _Pipelines) -> list[Step]:
+        device, buffers = self.device, self._buffers
+        create, out = device.handle.create_bind_group, []
+        with device.guard("creating bind groups"):
+            for step in self.plan.steps:
+                accesses = tuple(b.access for b in step.bindings)
+                entries = [
+                    {"binding": i, "resource": {"buffer": buffers[b.buffer], "offset": b.offset, "size": b.size}}
+                    for i, b in enumerate(step.bindings)
+                ]
+                group = create(layout=device.layout(accesses)[0], entries=entries)
+                out.append((pipelines[step.shader, accesses], group, *step.grid))
+        return out
+
+    # ------------------------------------------------------------------ runs
+
+    def start(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
+        """Submit a run and return its staging buffer; `arrays` are the inputs in order: contiguous, whole words."""
+        plan, buffers, handle = self.plan, self._buffers, self.device.handle
+        staging = self._spare.pop() if self._spare else self._create_staging()
+        self._flying.add(staging)
+        try:
+            with self.device.guard("running the plan"):
+                write = handle.queue.write_buffer
+                for port, array in zip(plan.inputs, arrays, strict=True):
+                    if array.nbytes:
+                        write(buffers[port.buffer], 0, array)
+                encoder = handle.create_command_encoder()
+                if self.steps:
+                    compute_pass = encoder.begin_compute_pass()
+                    self._record(compute_pass)
+                    compute_pass.end()
+                for buffer, offset, size in self.places.values():
+                    encoder.copy_buffer_to_buffer(buffers[buffer], 0, staging, offset, size)
+                handle.queue.submit([encoder.finish()])
+        except BaseException:
+            self._drop(staging)
+            raise
+        return staging
+
+    def finish(self, staging: Any, read: Callable[[Any], Any]) -> Any:
+        """Wait for a run and return `read(bytes)` of its mapped staging buffer; `read` must copy what it keeps."""
+        try:
+            with self.device.guard("waiting for the results"):
+                self.device.map_read(staging, self.staging_bytes).sync_wait()
+                return self._read(staging, read)
+        except BaseException:
+            self._drop(staging)
+            raise
+
+    async def finish_async(self, staging: Any, read: Callable[[Any], Any]) -> Any:
+        """Like `finish`, waiting in the running event loop."""
+        try:
+            promise = self.device.map_read(staging, self.staging_bytes)
+            try:
+                await promise
+            except Exception as e:
+                raise self.device.translate(e, "waiting for the results") from e
+            with self.device.guard("reading the results"):
+                return self._read(staging, read)
+        except BaseException:
+            self._drop(staging)
+            raise
+
+    def _read(self, staging: Any, read: Callable[[Any], Any]) -> Any:
+        try:
+            result = read(staging.read_mapped(copy=False))
+        finally:
+            staging.unmap()
+        self._flying.discard(staging)
+        if self._closed:
+            staging.destroy()
+        else:
+            self._spare.append(staging)
+        return result
+
+    def _drop(self, staging: Any) -> None:
+        self._flying.discard(staging)
+        staging.destroy()
+
+    def close(self) -> None:
+        """Free all buffers at once; a run in flight fails."""
+        self._closed = True
+        for buffer in (*self._buffers, *self._spare, *self._flying):
+            buffer.destroy()
+        self._buffers, self._spare, self.steps = [], [], []
+        self._record = self.device.recorder([])
+
+    # ------------------------------------------------------------------ profiling
+
+    def profile(self, arrays: Sequence[npt.NDArray[Any]], repeat: int = 1) -> list[float]:
+        """Seconds each step takes on the device: every step in a pass of its own between two timestamps, dispatched
+        `repeat` times. With repeat above 1 in-place steps compute nonsense, so only times come back."""
+        if "timestamp-query" not in self.device.features:
+            raise DeviceError(f"{self.device.name}: no timestamp-query, so steps cannot be timed")
+        with self.device.guard("profiling the plan"):
+            for port, array in zip(self.plan.inputs, arrays, strict=True):
+                if array.nbytes:
+                    self.device.handle.queue.write_buffer(self._buffers[port.buffer], 0, array)
+            out: list[float] = []
+            for first in range(0, len(self.steps), _MAX_QUERIES // 2):
+                out += self._time(self.steps[first : first + _MAX_QUERIES // 2], repeat)
+            return out
+
+    def _time(self, steps: Sequence[Step], repeat: int) -> list[float]:
+        handle, u, size = self.device.handle, self._usage, 16 * len(steps)
+        queries = handle.create_query_set(type="timestamp", count=2 * len(steps))
+        resolved = handle.create_buffer(size=size, usage=u.QUERY_RESOLVE | u.COPY_SRC)
+        staging = handle.create_buffer(size=size, usage=u.MAP_READ | u.COPY_DST)
+        encoder = handle.create_command_encoder()
+        for i, step in enumerate(steps):
+            marks = {
+                "query_set": queries,
+                "beginning_of_pass_write_index": 2 * i,
+                "end_of_pass_write_index": 2 * i + 1,
+            }
+            compute_pass = encoder.begin_compute_pass(timestamp_writes=marks)
+            self.device.recorder([step] * repeat)(compute_pass)
+            compute_pass.end()
+        encoder.resolve_query_set(queries, 0, 2 * len(steps), resolved, 0)
+        encoder.copy_buffer_to_buffer(resolved, 0, staging, 0, size)
+        handle.queue.submit([encoder.finish()])
+        self.device.map_read(staging, size).sync_wait()
+        ticks = np.frombuffer(staging.read_mapped(copy=False), np.uint64).astype(np.int64).reshape(-1, 2)
+        staging.unmap()
+        for buffer in (resolved, staging):
+            buffer.destroy()
+        seconds = (ticks[:, 1] - ticks[:, 0]) * (self.device.timestamp_period * 1e-9 / repeat)
+        return [float(s) for s in seconds]
+
+
+def _staging_layout(plan: Plan) -> tuple[dict[int, tuple[int, int, int]], int]:
+    """Where each output buffer goes in the staging buffer (buffer -> buffer, offset, size), and the total size."""
+    places: dict[int, tuple[int, int, int]] = {}
+    at = 0
+    for port in plan.outputs:
+        size = max(port_bytes(p) for p in plan.outputs if p.buffer == port.buffer)
+        if port.buffer not in places:
+            places[port.buffer] = (port.buffer, at, size)
+            at += (size + 7) // 8 * 8
+    return places, max(at, 8)

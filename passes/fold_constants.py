@@ -1,0 +1,61 @@
+"""Constant folding.
+
+    op(constant, ...) -> constant
+
+The numpy reference of the op computes the result. One larger than `max_bytes` is only kept if it is not larger than the
+operands together (a transposed weight is, an expanded scalar is not). Operands that nobody else uses disappear at once,
+so the peak of memory stays low. One walk in execution order: linear in nodes and in bytes computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucompile.ir.graph import Constant, Graph, Literal, Node
+from gpucompile.ir.interpret import run_node
+from gpucompile.passmanager.base import Context, Pass
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """op(constant, ...) -> constant"""
+
+    max_bytes: int = 1 << 20
+
+    def run(self, graph: Graph, ctx: Context) -> bool:
+        folded = 0
+        for node in graph.nodes:
+            if isinstance(node.op, Constant) or any(v.constant is None for v in node.operand_values):
+                continue
+            size = sum(v.type.nbytes for v in node.outputs)
+            given = sum(v.type.nbytes for v in set(node.operand_values))
+            if size > self.max_bytes and size > given:
+                ctx.remark(node, f"the constant would have {size} bytes, its operands have {given}; see max_bytes")
+                continue
+            _fold(graph, node)
+            folded += 1
+        ctx.count("folded", folded)
+        return folded > 0
+
+
+def _fold(graph: Graph, node: Node) -> None:
+    with np.errstate(all="ignore"):
+        results = run_node(node, tuple(None if v is None else v.constant for v in node.inputs))
+    operands = set(node.operand_values)
+    constants = [
+        graph.constant(Literal(_compact(r), v.type), before=node) for r, v in zip(results, node.outputs, strict=True)
+    ]
+    graph.replace(node, *constants)
+    for v in operands:
+        if not v.users and v.producer is not None:
+            graph.remove(v.producer)
+
+
+def _compact(array: np.ndarray) -> np.ndarray:
+    """The array in row-major order; a copy if it is a view that would keep a larger array alive."""
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return np.array(array, order="C") if owner.nbytes > array.nbytes else np.asarray(array, order="C")

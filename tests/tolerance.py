@@ -1,0 +1,58 @@
+"""One table of tolerances for comparing a device's results with the numpy oracle, by data type and op.
+
+A result passes when |got - want| <= absolute + relative * |want| everywhere; integers must be equal. Contractions are
+compared relative to the largest value, as their rounding grows with the terms, not with the sum.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: (relative, absolute) by data type for ops that round once.
+BY_TYPE = {"float32": (2e-6, 1e-30), "float16": (2e-3, 1e-6)}
+
+#: (relative, absolute) in float32 for ops that a GPU computes less exactly (WGSL section 15.7.4 allows far more).
+BY_OP = {
+    "exp": (2e-5, 1e-30),
+    "log": (1e-5, 2e-6),
+    "pow": (1e-4, 1e-30),
+    "sin": (1e-5, 2e-6),
+    "cos": (1e-5, 2e-6),
+    "tan": (1e-4, 1e-5),
+    "tanh": (1e-5, 2e-6),
+    "sigmoid": (1e-5, 1e-7),
+    "softplus": (1e-5, 2e-6),
+    "erf": (1e-5, 2e-6),
+    "gelu": (2e-5, 2e-6),
+    "elu": (1e-5, 2e-6),
+    "softmax": (2e-5, 1e-8),
+    "lrn": (2e-5, 1e-7),
+    "reduce_log_sum": (1e-5, 2e-6),
+    "reduce_log_sum_exp": (1e-5, 2e-6),
+    "reduce_product": (1e-5, 1e-30),
+    "reduce_sum": (1e-5, 2e-5),
+    "reduce_mean": (1e-5, 1e-6),
+    "average_pool2d": (1e-5, 1e-6),
+    "l2_pool2d": (1e-5, 1e-6),
+    "instance_normalization": (2e-5, 5e-6),
+    "layer_normalization": (2e-5, 5e-6),
+    "batch_normalization": (1e-5, 2e-6),
+}
+
+#: Ops compared with `relative * max|want|`.
+CONTRACTIONS = {"matmul": 2e-6, "gemm": 2e-6, "conv2d": 2e-6, "conv_transpose2d": 2e-6, "fused": 1e-5}
+
+
+def check(op: str, got: np.ndarray, want: np.ndarray) -> None:
+    """Assert that `got` is `want` within the table's tolerance for `op` and the data type."""
+    assert got.shape == want.shape and got.dtype == want.dtype, (got.shape, got.dtype, want.shape, want.dtype)
+    if want.dtype.kind != "f":
+        np.testing.assert_array_equal(got, want)
+        return
+    relative, absolute = BY_TYPE[want.dtype.name]
+    if want.dtype == np.float32 and op in BY_OP:
+        relative, absolute = BY_OP[op]
+    if op in CONTRACTIONS:
+        finite = np.abs(want[np.isfinite(want)])
+        relative, absolute = 0.0, max(CONTRACTIONS[op], relative) * float(finite.max(initial=1e-30))
+    np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=relative, atol=absolute)
