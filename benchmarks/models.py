@@ -1,10 +1,10 @@
 """Nine networks, several engines, one table: create, first, average, median and best inference in milliseconds.
 
-The figures are those of the published WebNN benchmark, with numpy arrays as input and output for every engine. The models
-have random weights (`benchmarks.networks`), so that no engine can fold them away. For each network and engine a process
-of its own (`benchmarks.peers`) warms up, measures and saves its output; this one compares the output with onnxruntime's
-CPU provider and marks the row WRONG where the largest difference exceeds 1e-4 of the largest value. A crash costs one
-row. Where there is nvidia-smi, the SM clock during the timed runs is read beside them.
+The figures are those of the published WebNN benchmark, with numpy arrays as input and output for every engine. The
+models have random weights (`benchmarks.networks`), so that no engine can fold them away. For each network and engine a
+process of its own (`benchmarks.peers`) warms up, measures and saves its output; this one compares the output with
+onnxruntime's CPU provider and marks the row WRONG where the largest difference exceeds 1e-4 of the largest value. A
+crash costs one row. Where there is nvidia-smi, the SM clock during the timed runs is read beside them.
 
     python -m benchmarks.models --ort-webgpu FOLDER       FOLDER: pip install --target FOLDER onnxruntime-webgpu
     python -m benchmarks.models --networks squeezenet,resnet50 --peers ort_cpu --markdown
@@ -121,7 +121,6 @@ def _environment(engine: str, options: argparse.Namespace) -> dict[str, str]:
     if folder:
         paths = [str(Path(folder).resolve()), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
-        environment["PATH"] = os.pathsep.join([str(Path(folder).resolve() / "bin"), environment.get("PATH", "")])
     return environment
 
 
@@ -207,27 +206,34 @@ def _remarks(row: Row) -> str:
     return "; ".join(parts)
 
 
-def speedups(rows: Sequence[Row], peer: str) -> dict[str, float]:
-    """Network -> median of `peer` / median of gpucompile, where both have a right result."""
-    medians = {(r.network, r.engine): r.median for r in rows if r.ok}
-    ours = {n: m for (n, engine), m in medians.items() if engine == OURS}
-    return {n: medians[n, peer] / m for n, m in ours.items() if (n, peer) in medians}
+def speedups(rows: Sequence[Row], peer: str, right: bool = True) -> dict[str, float]:
+    """Network -> median of `peer` / median of gpucompile, where both have a right result; with `right=False`, where the
+    peer's result is wrong."""
+    ours = {r.network: r.median for r in rows if r.engine == OURS and r.ok}
+    theirs = {r.network: r.median for r in rows if r.engine == peer and r.ok == right and not math.isnan(r.median)}
+    return {n: theirs[n] / m for n, m in ours.items() if n in theirs}
 
 
 def summary(rows: Sequence[Row], engines: Sequence[str]) -> list[str]:
-    """Speed-ups over each peer and their geometric mean, one line per peer."""
+    """Speed-ups over each peer and their geometric mean, one line per peer. Wrong results of a peer are left out of the
+    mean and named."""
     lines = []
     count = len({r.network for r in rows})
     for peer in engines:
-        ratios = speedups(rows, peer)
+        ratios, wrong = speedups(rows, peer), speedups(rows, peer, right=False)
         if peer == OURS or not ratios:
             continue
         mean = math.exp(statistics.fmean(math.log(r) for r in ratios.values()))
-        each = ", ".join(f"{n} {r:.2f}" for n, r in ratios.items())
-        lines.append(
-            f"{OURS} against {peer}, medians: {mean:.2f} x geometric mean over {len(ratios)} of {count} ({each})"
-        )
+        line = f"{OURS} against {peer}, medians: {mean:.2f} x geometric mean over {len(ratios)} of {count} networks"
+        line += f" ({_ratios(ratios)})"
+        if wrong:
+            line += f"; not in the mean, as its result is wrong: {_ratios(wrong)}"
+        lines.append(line)
     return lines
+
+
+def _ratios(ratios: dict[str, float]) -> str:
+    return ", ".join(f"{network} {ratio:.2f}" for network, ratio in ratios.items())
 
 
 def _print_table(console: Console, rows: Sequence[Row]) -> None:
@@ -310,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = {
         "command": "python -m benchmarks.models " + " ".join(sys.argv[1:] if arguments is None else arguments),
         "when": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} CPUs",
+        "machine": f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} CPUs",
         "devices": devices,
         "versions": versions,
     }

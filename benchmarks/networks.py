@@ -201,7 +201,8 @@ class _Filler:
     ) -> None:
         self.nodes = nodes
         self.shapes = shapes
-        self.rng = lambda tensor: np.random.default_rng([seed, zlib.crc32((prefix + tensor).encode())])
+        self.prefix = prefix
+        self.seed = seed
         self.tensors: dict[str, Array] = {}
         self.moments: dict[str, Moments] = {}
         self.source = {n.output[0]: n.input[0] for n in nodes if n.op_type in ("Reshape", "Unsqueeze")}
@@ -225,7 +226,8 @@ class _Filler:
             root = self.source[root]
         if root in self.tensors:
             raise ValueError(f"weight {root} has two uses")
-        value = make(self.rng(root), self.shapes[root]).astype(np.float32, copy=False)
+        rng = np.random.default_rng([self.seed, zlib.crc32((self.prefix + root).encode())])
+        value = make(rng, self.shapes[root]).astype(np.float32, copy=False)
         self.tensors[root] = value
         return value.reshape(self.shapes[name])
 

@@ -2,8 +2,8 @@
 
     rule(graph, node, ctx) -> the value that replaces the node's result, or None
 
-A rule looks back, at the operands of its node: these are in normal form already, so one sweep carries a rewrite down the
-whole graph. It inserts what it needs before the node. What loses its last user disappears at once; use counts stay
+A rule looks back, at the operands of its node: these are in normal form already, so one sweep carries a rewrite down
+the whole graph. It inserts what it needs before the node. What loses its last user disappears at once; use counts stay
 honest. A sweep is linear; a second one finds nothing unless a rule made work for an earlier node.
 """
 
@@ -18,6 +18,8 @@ from gpucompile.passmanager.base import Context
 Rule = Callable[[Graph, Node, Context], Value | None]
 #: Rules by the class of the node's op, subclasses included, in the order in which they are tried.
 Rules = Mapping[type[Op], Sequence[Rule]]
+#: The same by the very class of an op, filled as classes turn up.
+RulesOf = dict[type[Op], tuple[Rule, ...]]
 
 MAX_SWEEPS = 8  # a guard against rules that undo each other
 MAX_STEPS = 16  # the same for one node
@@ -25,28 +27,27 @@ MAX_STEPS = 16  # the same for one node
 
 def rewrite(graph: Graph, rules: Rules, ctx: Context) -> bool:
     """Apply `rules` until no one fires; whether anything changed. Counts each rule by its name."""
-    by_type: dict[type[Op], tuple[Rule, ...]] = {}
+    by_type: RulesOf = {}
     changed = False
     for _ in range(MAX_SWEEPS):
         before = changed
         changed = False
         for node in graph.nodes:
-            kind = type(node.op)
-            if kind not in by_type:
-                by_type[kind] = tuple(r for cls in kind.__mro__ for r in rules.get(cls, ()))
-            if by_type[kind] and _rewrite_node(graph, node, by_type, rules, ctx):
-                changed = True
+            changed |= _rewrite_node(graph, node, by_type, rules, ctx)
         if not changed:
             return before
     return True
 
 
-def _rewrite_node(graph: Graph, node: Node, by_type: dict[type[Op], tuple[Rule, ...]], rules: Rules, ctx: Context) -> bool:
+def _rewrite_node(graph: Graph, node: Node, by_type: RulesOf, rules: Rules, ctx: Context) -> bool:
     """Rewrite one node, then what replaced it, until no rule fires."""
     changed = False
     for _ in range(MAX_STEPS):
+        kind = type(node.op)
+        if kind not in by_type:
+            by_type[kind] = tuple(r for cls in kind.__mro__ for r in rules.get(cls, ()))
         value = None
-        for rule in by_type.get(type(node.op), ()):
+        for rule in by_type[kind]:
             value = rule(graph, node, ctx)
             if value is not None:
                 ctx.count(rule.__name__)

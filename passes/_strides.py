@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from gpucompile.ir.op import Op
 from gpucompile.ops.movement import Reshape, Transpose
@@ -69,7 +70,7 @@ def merge(axes: Axes) -> list[Atom]:
 
 def in_order(atoms: Sequence[Atom]) -> bool:
     """Whether the atoms stand in the source's order."""
-    return all(a[1] > b[1] for a, b in zip(atoms, atoms[1:]))
+    return all(a[1] > b[1] for a, b in pairwise(atoms))
 
 
 def to_ops(axes: Axes, source: tuple[int, ...]) -> list[Op]:

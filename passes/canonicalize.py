@@ -29,7 +29,7 @@ from gpucompile.ir.graph import Graph, Node, Value
 from gpucompile.ir.op import MaybeType, Op
 from gpucompile.ops import conv, elementwise, movement, pool, reduction
 from gpucompile.ops.activation import Clamp, Relu
-from gpucompile.ops.categories import Elementwise
+from gpucompile.ops.categories import Elementwise, Reduction
 from gpucompile.ops.contraction import Gemm, Matmul
 from gpucompile.ops.logical import Cast
 from gpucompile.passes._rewrite import Rules, only_user, rewrite
@@ -169,7 +169,8 @@ def matmul_to_gemm(graph: Graph, node: Node, ctx: Context) -> Value | None:
     if a.type.rank > 2:
         a = graph.add(movement.Reshape((a.type.size // k, k)), a, before=node)
     out = graph.add(Gemm(), a, b, before=node, name=node.output.name)
-    return out if out.type == node.output.type else graph.add(movement.Reshape(node.output.type.shape), out, before=node)
+    shape = node.output.type.shape
+    return out if out.type.shape == shape else graph.add(movement.Reshape(shape), out, before=node)
 
 
 def bias_into_gemm(graph: Graph, node: Node, ctx: Context) -> Value | None:
@@ -214,12 +215,13 @@ def fold_gemm_factors(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 
 def _scaled(array: np.ndarray, factor: float) -> np.ndarray:
-    return np.multiply(array, factor, dtype=np.float64).astype(array.dtype)
+    out = np.empty(array.shape, array.dtype)
+    return np.multiply(array, factor, out=out, dtype=np.float64, casting="same_kind")
 
 
 # Pooling and padding -------------------------------------------------------------------------------------------------
 
-GLOBAL: dict[type[Op], type[reduction.Reduction]] = {
+GLOBAL: dict[type[Op], type[Reduction]] = {
     pool.AveragePool2d: reduction.ReduceMean,
     pool.MaxPool2d: reduction.ReduceMax,
     pool.L2Pool2d: reduction.ReduceL2,

@@ -14,7 +14,6 @@ A batch normalisation with statistics that are not constant stays; `legalize` ta
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,7 +43,7 @@ class FoldBatchnorm(Pass):
 
 @dataclass(frozen=True)
 class Affine:
-    """`output` of the nodes = x * scale + shift. Both are float64: [channels] along `axis` of x, or [1] with axis None."""
+    """`output` of the nodes = x * scale + shift, both float64: [channels] along `axis` of x, or [1] with axis None."""
 
     nodes: tuple[Node, ...]
     x: Value
@@ -154,7 +153,7 @@ def _into_product(graph: Graph, chain: Affine, ctx: Context) -> bool:
     x, w, bias = (*product.inputs, None)[:3]
     assert w is not None
     if chain.axis not in (None, channels):
-        ctx.remark(chain.nodes[0], f"it scales axis {chain.axis} of the {op.name} before it, the channels are {channels}")
+        ctx.remark(chain.nodes[0], f"it scales axis {chain.axis} of the {op.name} before it, not its channels")
     elif only_user(chain.x) is None:
         ctx.remark(chain.nodes[0], f"the result of the {op.name} before it is used elsewhere too")
     elif w.constant is None and np.any(chain.scale != 1):
@@ -164,8 +163,10 @@ def _into_product(graph: Graph, chain: Affine, ctx: Context) -> bool:
     else:
         last = chain.nodes[-1]
         if np.any(chain.scale != 1):
-            w = graph.constant(scaled(w.constant, chain.scale, weight_axis), before=last, name=w.name)  # type: ignore[arg-type]
-        b = (0 if bias is None or bias.constant is None else bias.constant.astype(np.float64) * beta) * chain.scale + chain.shift
+            assert w.constant is not None
+            w = graph.constant(scaled(w.constant, chain.scale, weight_axis), before=last, name=w.name)
+        old = constant_of(bias)
+        b = chain.shift if old is None else old.astype(np.float64) * beta * chain.scale + chain.shift
         new_bias = None
         if bias is not None or np.any(b != 0):
             if isinstance(op, Conv2d):

@@ -22,13 +22,12 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpucompile.errors import PassError
 from gpucompile.ir.graph import Constant, Graph, Node, Value
 from gpucompile.ir.op import Op
 from gpucompile.ops import movement
 from gpucompile.ops.categories import Elementwise, Reduction
 from gpucompile.ops.contraction import Gemm, prefers_rows
-from gpucompile.ops.conv import Conv2d
+from gpucompile.ops.conv import Conv2d, ConvTranspose2d
 from gpucompile.ops.normalize import BatchNormalization, InstanceNormalization, LocalResponseNormalization
 from gpucompile.ops.pool import Pool2d
 from gpucompile.ops.softmax import Softmax
@@ -92,13 +91,18 @@ def _pack_weights(graph: Graph, node: Node, ctx: Context) -> bool:
 # Activations ---------------------------------------------------------------------------------------------------------
 
 
+#: Ops with a layout attribute, and its name.
+LAYOUT_FIELD: dict[type[Op], str] = {
+    Conv2d: "input_layout",
+    ConvTranspose2d: "input_layout",
+    Pool2d: "layout",
+    InstanceNormalization: "layout",
+}
+
+
 def _begins(op: Op) -> bool:
     """Whether the op has a layout attribute that says channels first."""
-    return isinstance(op, Conv2d | Pool2d | InstanceNormalization) and _layout_of(op) == "nchw"
-
-
-def _layout_of(op: Conv2d | Pool2d | InstanceNormalization) -> str:
-    return op.input_layout if isinstance(op, Conv2d) else op.layout
+    return any(isinstance(op, kind) and getattr(op, field) == "nchw" for kind, field in LAYOUT_FIELD.items())
 
 
 def last(rank: int) -> tuple[int, ...]:
@@ -116,11 +120,11 @@ class _Twins:
 
     def __init__(self, graph: Graph, ctx: Context) -> None:
         self.graph, self.ctx = graph, ctx
-        self.twin: dict[Value, Value] = {}  # channels first -> channels last, converted nodes and operands alike
-        self.converted: list[Node] = []
+        self.twin: dict[Value, Value] = {}  # channels first -> channels last
+        self.results: dict[Value, Node] = {}  # those of them that are results of converted nodes
         self.back: dict[Value, Value] = {}  # result of a converted node -> its twin, transposed back
-        self.moved: dict[tuple[Value, int], Value] = {}  # (broadcast operand, rank) -> itself channels-last
-        self.results: set[Value] = set()  # of converted nodes
+        self.moved: dict[tuple[Value, int], Value] = {}  # (operand, rank) -> itself channels-last, broadcast to rank
+        self.count = 0
 
     def run(self) -> bool:
         for node in self.graph.nodes:
@@ -129,28 +133,34 @@ class _Twins:
             new = self.convert(node)
             if new is None:
                 self.restore(node)
-            else:
+                continue
+            self.count += 1
+            if node.graph is self.graph:  # else it was replaced by a value in the original order
                 self.twin[node.output] = new
-                self.results.add(node.output)
-                self.converted.append(node)
+                self.results[node.output] = node
         self.restore(self.graph.return_node)
-        for node in reversed(self.converted):
-            operands = node.operand_values
-            new = self.twin[node.output]
-            new.name = new.name or node.output.name
-            self.graph.remove(node)
-            erase(self.graph, operands)
-        self.ctx.count("ops channels-last", len(self.converted))
-        return bool(self.converted)
+        for node in reversed(self.results.values()):
+            if node.graph is self.graph:
+                operands = node.operand_values
+                self.graph.remove(node)
+                erase(self.graph, operands)
+        self.ctx.count("ops channels-last", self.count)
+        return self.count > 0
 
     def restore(self, node: Node) -> None:
         """Give a node that keeps its order the original order of the operands that were converted."""
-        for v in set(node.operand_values) & self.results:
-            if v not in self.back:
-                self.ctx.remark(node, f"it needs {v!r} channels-first")
-                twin = self.twin[v]
-                self.back[v] = self.graph.add(movement.Transpose(first(v.type.rank)), twin, before=node, name=v.name)
-        node.inputs = tuple(self.back.get(v, v) if v is not None else None for v in node.inputs)
+        if any(v in self.results for v in node.operand_values):
+            node.inputs = tuple(None if v is None else self.original(v, node) for v in node.inputs)
+
+    def original(self, v: Value, before: Node) -> Value:
+        """`v` channels-first, as something that survives the walk."""
+        if v not in self.results:
+            return v
+        if v not in self.back:
+            self.ctx.remark(before, f"it needs {v!r} channels-first")
+            op = movement.Transpose(first(v.type.rank))
+            self.back[v] = self.graph.add(op, self.twin[v], before=before, name=v.name)
+        return self.back[v]
 
     def convert(self, node: Node) -> Value | None:
         """The twin of the node's result, or None where the node keeps its order."""
@@ -158,11 +168,10 @@ class _Twins:
             return None
         if _begins(node.op):
             return self.anchor(node)
-        if not any(v in self.twin for v in node.operand_values):
-            return None
-        for kind, handler in HANDLERS.items():
-            if isinstance(node.op, kind):
-                return handler(self, node)
+        if any(v in self.twin for v in node.operand_values):
+            for kind, handler in HANDLERS.items():
+                if isinstance(node.op, kind):
+                    return handler(self, node)
         return None
 
     def operand(self, v: Value, rank: int, before: Node) -> Value:
@@ -170,30 +179,35 @@ class _Twins:
         if v in self.twin and v.type.rank == rank:
             return self.twin[v]
         if v.type.size == 1 and v.type.rank < rank:
-            return v
-        key = (v, rank)
-        if key not in self.moved:
+            return self.original(v, before)
+        if (v, rank) not in self.moved:
+            source = self.original(v, before)
             if v.type.rank < rank:
                 shape = (1,) * (rank - v.type.rank) + v.type.shape
-                source = self.graph.add(movement.Reshape(shape), v, before=before)
-            else:
-                source = v
+                source = self.graph.add(movement.Reshape(shape), source, before=before)
             out = self.graph.add(movement.Transpose(last(rank)), source, before=before, name=v.name)
-            self.moved[key] = out
+            self.moved[v, rank] = out
             if source is v and v.constant is None:
                 self.twin[v] = out
-        return self.moved[key]
+        return self.moved[v, rank]
 
     def add(self, node: Node, op: Op, *inputs: Value | None) -> Value:
         return self.graph.add(op, *inputs, before=node, name=node.output.name)
+
+    def instead(self, node: Node, value: Value) -> Value:
+        """Replace the node's result by a value in the original order: it gets no twin."""
+        operands = node.operand_values
+        self.graph.replace(node, value)
+        erase(self.graph, operands)
+        return value
 
     # one handler for each kind of op
 
     def anchor(self, node: Node) -> Value:
         x, *rest = node.inputs
         assert x is not None
-        field = "input_layout" if isinstance(node.op, Conv2d) else "layout"
-        op = dataclasses.replace(node.op, **{field: "nhwc"})  # type: ignore[type-var]
+        field = next(field for kind, field in LAYOUT_FIELD.items() if isinstance(node.op, kind))
+        op = dataclasses.replace(node.op, **{field: "nhwc"})
         return self.add(node, op, self.operand(x, 4, node), *rest)
 
     def elementwise(self, node: Node) -> Value | None:
@@ -233,7 +247,7 @@ class _Twins:
         assert isinstance(op, Reduction)
         rank = x.type.rank
         gone = op.reduced_axes(rank)
-        order = last(rank)
+        order = last(rank)  # of the twin's axes
         new_op = dataclasses.replace(op, axes=tuple(i for i, p in enumerate(order) if p in gone))
         if op.keep_dimensions:
             return self.add(node, new_op, self.twin[x])
@@ -260,4 +274,20 @@ class _Twins:
         place = first(rank)  # where the twin has an axis
         if all(op.permutation[i] == i for i in (0, rank - 2, rank - 1)):
             return self.add(node, movement.Transpose(tuple(place[op.permutation[p]] for p in order)), self.twin[x])
-        return self.instead(node, self.add(node, movement.Transpose(tuple(place[p] for p in op.permutation)), self.twin[x]))
+        out = self.add(node, movement.Transpose(tuple(place[p] for p in op.permutation)), self.twin[x])
+        return self.instead(node, out)
+
+
+HANDLERS: dict[type[Op], Callable[[_Twins, Node], Value | None]] = {
+    Elementwise: _Twins.elementwise,
+    Reduction: _Twins.reduction,
+    movement.Concat: _Twins.one_axis,
+    Softmax: _Twins.one_axis,
+    LocalResponseNormalization: _Twins.one_axis,
+    BatchNormalization: _Twins.one_axis,
+    movement.Slice: _Twins.per_axis,
+    movement.Pad: _Twins.per_axis,
+    movement.Expand: _Twins.expand,
+    movement.Reshape: _Twins.reshape,
+    movement.Transpose: _Twins.transpose,
+}

@@ -7,7 +7,7 @@
     sinking       f(transpose(x), transpose(y)) -> transpose(f(x, y)) where a transpose disappears by it, at once or by
                   meeting its inverse below; reduce(transpose(x)) -> reduce(x), transposed if axes remain
     products      gemm(transpose(a), b) -> gemm(a, b) with a_transpose turned; same for b
-                  gemm(reshape(transpose(x)), W) -> gemm(reshape(x), W'): the rows of the constant W are permuted instead
+                  gemm(reshape(transpose(x)), W) -> gemm(reshape(x), W'): the rows of the constant W are permuted
 
 Linear time: chains are followed `MAX_CHAIN` nodes up or `MAX_LOOK` nodes down. Transposed constants are left to
 fold-constants.
@@ -238,7 +238,7 @@ def permute_weight_rows(graph: Graph, node: Node, ctx: Context) -> Value | None:
     axes = chain_axes(chain)
     if axes is None or _strides.in_order(_strides.merge(axes)):
         return None
-    (m, k), rows, columns = a.type.shape, axes[0], axes[1]
+    (m, k), rows, columns = a.type.shape, _strides.merge(axes[:1]), axes[1]
     if m != 1 and rows != [(m, k)]:
         ctx.remark(node, "the chain of transposes mixes rows with columns of a")
         return None

@@ -1,9 +1,10 @@
-"""ncnn on Vulkan, the model converted by pnnx (`pip install ncnn pnnx`). float16 is switched off, as no other engine of the
-table uses it. `create` leaves the conversion out: pnnx is a program of its own, run ahead of time."""
+"""ncnn on Vulkan, the model converted by pnnx (`pip install ncnn pnnx`). float16 is switched off, as no other engine of
+the table uses it. `create` leaves the conversion out: pnnx is a program of its own, run ahead of time."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -47,9 +48,10 @@ def load(model: Path, _: argparse.Namespace) -> worker.Loaded:
 
 def convert(model: Path, folder: Path) -> tuple[Path, Path]:
     """ONNX -> ncnn's .param and .bin in `folder`."""
-    program = shutil.which("pnnx") or shutil.which("pnnx", path=str(Path(sys.executable).parent))
-    if not program:
+    package = importlib.util.find_spec("pnnx")
+    if not package or not package.origin:
         raise SystemExit(worker.unusable("pnnx is missing: pip install pnnx"))
+    program = Path(package.origin).with_name("pnnx")
     shutil.copyfile(model, folder / "model.onnx")
     done = subprocess.run([program, "model.onnx", "fp16=0"], cwd=folder, capture_output=True, text=True)
     param, weights = folder / "model.ncnn.param", folder / "model.ncnn.bin"

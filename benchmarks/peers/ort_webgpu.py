@@ -4,7 +4,9 @@ runs with its folder first on PYTHONPATH (`--ort-webgpu` of `benchmarks.models` 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,24 +19,31 @@ PROVIDER = "WebGpuExecutionProvider"
 
 
 def load(model: Path, chosen: argparse.Namespace) -> worker.Loaded:
-    options = onnxruntime.SessionOptions()
-    # Asks for the list behind get_provider_graph_assignment_info.
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     provider: dict[str, str] = dict(setting.split("=", 1) for setting in chosen.provider_option)
-    session = onnxruntime.InferenceSession(model, options, providers=[(PROVIDER, provider), "CPUExecutionProvider"])
-    if PROVIDER not in session.get_providers():
-        raise SystemExit(worker.unusable(f"{PROVIDER} did not start; the session has {session.get_providers()}"))
-    return worker.Loaded(lambda feeds: session.run(None, feeds)[0], assignment(session))
+    providers = [(PROVIDER, provider), "CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(model, providers=providers)
+    if PROVIDER not in session.get_providers():  # without an adapter it says so and goes on with the CPU
+        raise SystemExit(worker.unusable(f"{PROVIDER} found no adapter"))
+    return worker.Loaded(
+        lambda feeds: session.run(None, feeds)[0], inspect=lambda feeds: assignment(model, providers, feeds)
+    )
 
 
-def assignment(session: Any) -> dict[str, Any]:
-    """How many nodes of the optimised graph run where, and which ops were left to the CPU."""
-    gpu: Counter[str] = Counter()
-    cpu: Counter[str] = Counter()
-    for part in session.get_provider_graph_assignment_info():
-        target = gpu if part.ep_name == PROVIDER else cpu
-        target.update(node.op_type for node in part.get_nodes())
-    return {"gpu_nodes": sum(gpu.values()), "cpu_nodes": sum(cpu.values()), "cpu_ops": dict(cpu)}
+def assignment(model: Path, providers: list[Any], feeds: dict[str, worker.Array]) -> dict[str, Any]:
+    """How many kernels of one run were the GPU's, and which ops were left to the CPU: read from the profile of a second
+    session (get_provider_graph_assignment_info of 1.27 lists only some of the nodes)."""
+    counts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
+        session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            counts[event["args"]["provider"] == PROVIDER][event["args"]["op_name"]] += 1
+    return {"gpu_nodes": counts[True].total(), "cpu_nodes": counts[False].total(), "cpu_ops": dict(counts[False])}
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """What all workers share: the command line, the order of measurements, the line of JSON.
 
-    create   model file -> something that runs, weights on the device and pipelines made: everything before the first run
+    create   model file -> something that runs, weights on the device, pipelines made: all that precedes the first run
     first    the first inference
     warm     runs without a pause for some seconds, so that clocks and caches have settled
     times    single inferences, again without a pause
@@ -29,12 +29,18 @@ MARK = '{"engine":'
 
 @dataclass
 class Loaded:
-    """A model ready to run. `run` maps arrays by input name to the first output; `notes` go into the report as they are;
-    `excluded` seconds of the loading do not count."""
+    """A model ready to run.
+
+    run       arrays by input name -> the first output
+    notes     whatever else the report should say
+    excluded  seconds of the loading that do not count
+    inspect   called after all measurements; adds to the notes what costs time to find out
+    """
 
     run: Callable[[dict[str, Array]], Array]
     notes: dict[str, Any] = field(default_factory=dict)
     excluded: float = 0.0
+    inspect: Callable[[dict[str, Array]], dict[str, Any]] = lambda feeds: {}
 
 
 def main(
@@ -90,7 +96,7 @@ def main(
         "warm_runs": warm_runs,
         "timed": [began, ended],
         "output": str(chosen.output) if chosen.output else None,
-        "notes": loaded.notes,
+        "notes": loaded.notes | loaded.inspect(feeds),
     }
     print(json.dumps(report), flush=True)
     return 0

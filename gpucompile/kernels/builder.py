@@ -66,7 +66,7 @@ class KernelBuilder:
         slot = self._slots.setdefault(view.storage, _Slot(view.storage, dtype))
         if slot.dtype != dtype:
             raise VerificationError(f"{self.label}: one storage as {slot.dtype.value} and as {dtype.value}")
-        if dtype not in COMPUTE_TYPE or dtype.bits < 16:
+        if dtype not in COMPUTE_TYPE:
             raise UnsupportedError(f"{self.label}: no kernel reads or writes {dtype.value} tensors on a GPU yet")
         if dtype is DataType.FLOAT16:
             if "shader-f16" not in self.target.features:
@@ -91,9 +91,12 @@ class KernelBuilder:
         return self._access("write", slot, position, width, value)
 
     def _access(self, kind: str, slot: _Slot, position: Index, width: int, value: str) -> str:
-        if width == 4 and position.divisible(4):
+        aligned = width == 4 and position.divisible(4)
+        if aligned:
             slot.vector_access = True
-        if kind == "write" and not (width == 4 and position.divisible(4)):
+        if kind == "write" and not aligned:
+            if slot.dtype.bits == 8:  # neighbours share a word: only whole words can be written without a race
+                raise UnsupportedError(f"{self.label}: cannot write single {slot.dtype.value} elements on a GPU yet")
             slot.scalar_store = True
         self._accesses.append((kind, slot, position, width, value))
         return f"@{len(self._accesses) - 1}@"
@@ -101,6 +104,8 @@ class KernelBuilder:
     def _resolve(self, number: int) -> str:
         kind, slot, position, width, value = self._accesses[number]
         name = f"b{list(self._slots).index(slot.storage)}"
+        if slot.dtype.bits == 8:
+            return _bytes_access(kind, name, slot.dtype, position, width, value)
         vector = slot.vector_access and not slot.scalar_store
         scalar = COMPUTE_TYPE[slot.dtype]
 
@@ -186,6 +191,8 @@ class KernelBuilder:
             access = "read_write" if s in written or shared else "read"
             scalar = COMPUTE_TYPE[slot.dtype]
             element = f"vec4<{scalar}>" if slot.vector_access and not slot.scalar_store else scalar
+            if slot.dtype.bits == 8:
+                element = "u32"
             declarations.append(f"@group(0) @binding({i}) var<storage, {access}> b{i}: array<{element}>;")
             arguments.append(Argument(s, access, tuple(slot.reads), tuple(slot.writes)))
         limit = self.target.limit("max-storage-buffers-per-shader-stage")
@@ -436,6 +443,23 @@ def _wgsl_type(dtype: DataType, width: int) -> str:
         raise UnsupportedError(f"no kernel computes in {dtype.value} on a GPU yet")
     scalar = COMPUTE_TYPE[dtype]
     return scalar if width == 1 else f"vec4<{scalar}>"
+
+
+def _bytes_access(kind: str, name: str, dtype: DataType, position: Index, width: int, value: str) -> str:
+    """8-bit elements, four to a 32-bit word, lowest byte first."""
+    word = f"{name}[{(position // 4).wgsl()}]"
+    if kind == "write":
+        bits = f"bitcast<vec4<u32>>({value})" if dtype.is_signed else value
+        return f"{word} = dot({bits} & vec4<u32>(255u), vec4<u32>(1u, 256u, 65536u, 16777216u));"
+    if width == 4 and position.divisible(4):
+        if dtype.is_signed:
+            return f"(vec4<i32>(bitcast<i32>({word})) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u)"
+        return f"(vec4<u32>({word}) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u)"
+    if width == 4:
+        scalars = [_bytes_access(kind, name, dtype, position + i, 1, value) for i in range(4)]
+        return f"vec4<{COMPUTE_TYPE[dtype]}>({', '.join(scalars)})"
+    source = f"bitcast<i32>({word})" if dtype.is_signed else word
+    return f"extractBits({source}, {(position % 4 * 8).wgsl()}, 8u)"
 
 
 def _runs(view: View, label: str) -> Runs:

@@ -96,7 +96,7 @@ def lower_graph(
         if isinstance(node.op, Constant) or node in assignment.aliases:
             continue
         try:
-            if isinstance(node.op, Concat):
+            if isinstance(node.op, Concat) and node.output.type.dtype.bits > 8:
                 kernels += _copies(node, assignment, target)
             else:
                 kernels += lower(node, assignment.views, target)

@@ -65,7 +65,8 @@ def _place_operands(node: Node, views: dict[Value, View]) -> None:
         out = views.setdefault(node.output, _fresh(node.output))
         start = 0
         for v in node.operand_values:
-            if _placeable(v, views) and not _follows_view(v):
+            # 8-bit elements are written four at a time: they stay where a word begins
+            if _placeable(v, views) and not _follows_view(v) and v.type.dtype.bits > 8:
                 view = View(out.storage, v.type, out.offset + start * out.strides[node.op.axis], out.strides)
                 if view.runs() is not None:
                     views[v] = view

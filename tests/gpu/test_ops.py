@@ -14,7 +14,7 @@ from gpucompile.ir.types import DataType, TensorType
 from tests.tolerance import check
 
 OPS = {name: cls for name, cls in sorted(Op.registry.items()) if cls not in (Constant, Return)}
-GPU_TYPES = {DataType.FLOAT32, DataType.INT32, DataType.UINT32}
+GPU_TYPES = {DataType.FLOAT32, DataType.INT32, DataType.UINT32, DataType.INT8, DataType.UINT8}
 
 
 def graph_of(op: Op, types: tuple[TensorType | None, ...]) -> Graph:

@@ -23,12 +23,18 @@ class Map(Schedule):
     def emit(self, problem: Problem, config: Any) -> list[Kernel]:
         kernel = problem.builder()
         out = problem.result
-        width = 4 if out.type.size % 4 == 0 else 1
-        count = out.type.size // width
+        size = out.type.size
+        # 8-bit results are written in whole words, so the last one may hang over the end (storages are padded)
+        width = 4 if size % 4 == 0 or out.type.dtype.bits == 8 else 1
+        count = -(-size // width)
         coords = numbered(count, out.type.shape, width)
         fn = Function(kernel, "apply", [("i", count)])
-        value = fn.value(out, coords, width)
-        fn._write(problem.views[out], value, coords, width, ())
+        position = Index.var("i", count) * width + (Index.var(LANE, 4) if width == 4 else 0)
+        value = fn.guarded(out, coords, ((position, 0, size),), width, "0")
+        if position.range[1] < size:
+            fn._write(problem.views[out], value, coords, width, ())
+        else:
+            fn.line(kernel.write(problem.views[out], Index.var("i", count) * 4, 4, value))
         kernel.functions.append(fn.text())
         threads = threads_for(count, problem.target)
         return [kernel.finish("map", -(-count // threads), (threads, 1, 1), apply="apply", count=count)]

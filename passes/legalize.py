@@ -1,0 +1,147 @@
+"""What no kernel takes as it is becomes what kernels take; what nothing can become is an error.
+
+    reduce_log_sum_exp(x)             m = min(max(reduce_max(x), lowest), highest);  log(reduce_sum(exp(x - m))) + m
+    batch_normalization(x, variables) (x - mean) / sqrt(variance + epsilon) * scale + bias, broadcast
+    reductions of single elements     (no axes, or extents of 1) -> abs(x), x * x, log(x) or x, reshaped
+    outputs                           that are inputs, constants or another output -> identity of them
+
+Tensors of a data type outside DTYPES that a node reads or writes are an UnsupportedError: run fold-constants and dce
+first, so that what only served to compute shapes is gone. Linear time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucompile.errors import UnsupportedError
+from gpucompile.ir.graph import Constant, Graph, Node, Value
+from gpucompile.ir.op import Op
+from gpucompile.ir.types import DataType
+from gpucompile.ops import elementwise, reduction
+from gpucompile.ops.activation import Clamp
+from gpucompile.ops.categories import Reduction
+from gpucompile.ops.movement import Reshape
+from gpucompile.ops.normalize import BatchNormalization
+from gpucompile.passes._rewrite import Rules, rewrite
+from gpucompile.passmanager.base import Context, Pass
+
+#: The data types that kernels read and write.
+DTYPES = frozenset({DataType.FLOAT32, DataType.FLOAT16, DataType.INT32, DataType.UINT32})
+
+
+@dataclass(frozen=True)
+class Legalize(Pass):
+    """reduce_log_sum_exp, batch_normalization with variable statistics, ... -> ops that have kernels"""
+
+    def run(self, graph: Graph, ctx: Context) -> bool:
+        changed = rewrite(graph, RULES, ctx)
+        changed |= _own_outputs(graph)
+        for node in graph.nodes:
+            if not isinstance(node.op, Constant):
+                _check_types(node)
+        return changed
+
+
+def _check_types(node: Node) -> None:
+    for v in (*node.operand_values, *node.outputs):
+        if v.type.dtype not in DTYPES:
+            allowed = ", ".join(sorted(d.value for d in DTYPES))
+            raise UnsupportedError(
+                f"{node!r}: no kernel takes {v.type.dtype.value} tensors yet (allowed: {allowed}); cast it to one of them"
+            )
+
+
+def _own_outputs(graph: Graph) -> bool:
+    """Every output gets a node of its own."""
+    values: list[Value] = []
+    for v in graph.outputs:
+        if v.producer is None or v.constant is not None or v in values:
+            v = graph.add(elementwise.Identity(), v)
+        values.append(v)
+    if values == list(graph.outputs):
+        return False
+    graph.set_outputs(dict(zip(graph.output_names, values, strict=True)))
+    return True
+
+
+# Reductions ----------------------------------------------------------------------------------------------------------
+
+
+def _log(graph: Graph, x: Value, before: Node) -> Value:
+    return graph.add(elementwise.Log(), x, before=before)
+
+
+def _abs(graph: Graph, x: Value, before: Node) -> Value:
+    return graph.add(elementwise.Abs(), x, before=before)
+
+
+def _square(graph: Graph, x: Value, before: Node) -> Value:
+    return graph.add(elementwise.Mul(), x, x, before=before)
+
+
+#: What a reduction does to a single element, where that is something.
+OF_ONE: dict[type[Op], Callable[[Graph, Value, Node], Value]] = {
+    reduction.ReduceL1: _abs,
+    reduction.ReduceL2: _abs,
+    reduction.ReduceSumSquare: _square,
+    reduction.ReduceLogSum: _log,
+}
+
+
+def reduction_of_nothing(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """A reduction that combines no elements is elementwise."""
+    op, (x,) = node.op, node.operand_values
+    assert isinstance(op, Reduction)
+    if any(x.type.shape[a] != 1 for a in op.reduced_axes(x.type.rank)):
+        return None
+    out = OF_ONE[type(op)](graph, x, node) if type(op) in OF_ONE else x
+    shape = node.output.type.shape
+    return out if out.type.shape == shape else graph.add(Reshape(shape), out, before=node)
+
+
+def log_sum_exp(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """The stable form. The maximum is kept finite, so that x - m is never inf - inf: nothing else overflows."""
+    op, (x,) = node.op, node.operand_values
+    assert isinstance(op, reduction.ReduceLogSumExp)
+    limits = np.finfo(np.float32 if x.type.dtype is DataType.FLOAT32 else np.float16)
+    top = graph.add(reduction.ReduceMax(op.axes, True), x, before=node)
+    top = graph.add(Clamp(float(limits.min), float(limits.max)), top, before=node)
+    shifted = graph.add(elementwise.Sub(), x, top, before=node)
+    powers = graph.add(elementwise.Exp(), shifted, before=node)
+    total = graph.add(reduction.ReduceSum(op.axes, op.keep_dimensions), powers, before=node)
+    if not op.keep_dimensions:
+        top = graph.add(Reshape(total.type.shape), top, before=node)
+    return graph.add(elementwise.Add(), graph.add(elementwise.Log(), total, before=node), top, before=node)
+
+
+# Normalisation -------------------------------------------------------------------------------------------------------
+
+
+def batch_norm(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """factor = scale / sqrt(variance + epsilon); (x - mean) * factor + bias"""
+    op = node.op
+    assert isinstance(op, BatchNormalization)
+    x, mean, variance, scale, bias = (*node.inputs, None, None)[:5]
+    assert x is not None and mean is not None and variance is not None
+    shape = (mean.type.size, *(1,) * (x.type.rank - op.axis - 1))
+
+    def add(op: Op, *inputs: Value) -> Value:
+        return graph.add(op, *inputs, before=node)
+
+    epsilon = graph.constant(np.asarray(op.epsilon, x.type.dtype.numpy), before=node)
+    factor = add(elementwise.Reciprocal(), add(elementwise.Sqrt(), add(elementwise.Add(), variance, epsilon)))
+    if scale is not None:
+        factor = add(elementwise.Mul(), factor, scale)
+    out = add(elementwise.Sub(), x, add(Reshape(shape), mean))
+    out = add(elementwise.Mul(), out, add(Reshape(shape), factor))
+    return out if bias is None else add(elementwise.Add(), out, add(Reshape(shape), bias))
+
+
+RULES: Rules = {
+    Reduction: (reduction_of_nothing,),
+    reduction.ReduceLogSumExp: (log_sum_exp,),
+    BatchNormalization: (batch_norm,),
+}

@@ -1,0 +1,102 @@
+"""Weights larger than a binding are cut.
+
+    gemm(a, W[K,N], c)       -> concat(gemm(a, W[:, :n1], c[:n1]), gemm(a, W[:, n1:], c[n1:]), ...) along the columns
+    matmul(a, W[..,K,N])     -> the same
+    conv2d(x, W, b)          -> the same along the output channels (one group only)
+
+The fewest parts that fit into `max-storage-buffer-binding-size` (vgg19's first fully connected layer: 392 MiB of
+weights against 128 MiB), all a multiple of 4 columns but the last. Parts of weights stored as rows [N, K] share the
+memory of the whole. Any other tensor above the limit is an UnsupportedError.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucompile.errors import UnsupportedError
+from gpucompile.ir.graph import Graph, Node, Value
+from gpucompile.ops.contraction import Gemm, Matmul
+from gpucompile.ops.conv import Conv2d
+from gpucompile.ops.movement import Concat, Slice
+from gpucompile.passes._rewrite import erase
+from gpucompile.passmanager.base import Context, Pass
+
+LIMIT = "max-storage-buffer-binding-size"
+ALIGNMENT = 4  # columns, for vec4 loads
+
+
+@dataclass(frozen=True)
+class SplitLarge(Pass):
+    """gemm(a, W) -> concat(gemm(a, W1), gemm(a, W2), ..) where W is larger than a storage buffer binding may be"""
+
+    def run(self, graph: Graph, ctx: Context) -> bool:
+        limit = ctx.target.limit(LIMIT)
+        changed = False
+        for node in graph.nodes:
+            axes = _column_axes(node)
+            w = node.inputs[1] if axes else None
+            if axes and w is not None and w.constant is not None and w.type.nbytes > limit:
+                changed |= _split(graph, node, w, axes, limit, ctx)
+        for v in [*graph.inputs, *(v for node in graph.nodes for v in node.outputs)]:
+            if v.type.nbytes > limit and v.users:
+                raise UnsupportedError(
+                    f"{v!r} has {v.type.nbytes} bytes, the target {ctx.target.name} binds {limit} at most ({LIMIT}), "
+                    "and only constant weights of gemm, matmul and conv2d can be cut; choose a larger target"
+                )
+        return changed
+
+
+def _column_axes(node: Node) -> tuple[int, int] | None:
+    """The axis of the weights and of the result along which a node can be cut."""
+    op = node.op
+    rank = node.outputs[0].type.rank if node.outputs else 0
+    if isinstance(op, Gemm):
+        return (0 if op.b_transpose else 1), 1
+    if isinstance(op, Matmul):
+        w = node.inputs[1]
+        return (w.type.rank - 1, rank - 1) if w is not None else None
+    if isinstance(op, Conv2d) and op.groups == 1:
+        return op.filter_layout.index("o"), op.input_layout.index("c")
+    return None
+
+
+def _split(graph: Graph, node: Node, w: Value, axes: tuple[int, int], limit: int, ctx: Context) -> bool:
+    weight_axis, result_axis = axes
+    columns = w.type.shape[weight_axis]
+    fitting = limit // (w.type.nbytes // columns) // ALIGNMENT * ALIGNMENT
+    if not fitting:
+        ctx.remark(node, f"{ALIGNMENT} columns of its weights are larger than {LIMIT}")
+        return False
+    count = -(-columns // fitting)
+    width = -(-columns // (count * ALIGNMENT)) * ALIGNMENT
+    a, _, *bias = node.inputs
+    parts = []
+    for start in range(0, columns, width):
+        stop = min(start + width, columns)
+        operands = [_part(graph, node, w, weight_axis, start, stop)]
+        operands += [_bias_part(graph, node, b, columns, start, stop) for b in bias if b is not None]
+        parts.append(graph.add(node.op, a, *operands, before=node, name=node.output.name))
+    old = node.operand_values
+    graph.replace(node, graph.add(Concat(result_axis), *parts, before=node))
+    erase(graph, old)
+    ctx.count("parts", len(parts))
+    return True
+
+
+def _bias_part(graph: Graph, node: Node, bias: Value, columns: int, start: int, stop: int) -> Value:
+    """The columns start..stop of a bias, which may be broadcast along them."""
+    if bias.type.rank == 0 or bias.type.shape[-1] != columns:
+        return bias
+    return _part(graph, node, bias, bias.type.rank - 1, start, stop)
+
+
+def _part(graph: Graph, node: Node, v: Value, axis: int, start: int, stop: int) -> Value:
+    """v[start:stop] along `axis`: a constant if v is one, else a slice."""
+    if v.constant is None:
+        starts = tuple(start if i == axis else 0 for i in range(v.type.rank))
+        sizes = tuple(stop - start if i == axis else d for i, d in enumerate(v.type.shape))
+        return graph.add(Slice(starts, sizes), v, before=node, name=v.name)
+    window = (slice(None),) * axis + (slice(start, stop),)
+    return graph.constant(np.ascontiguousarray(v.constant[window]), before=node, name=v.name)
