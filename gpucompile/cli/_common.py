@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from gpucompile.errors import ModelError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gpucompile.ir.graph import Graph
     from gpucompile.target import Target
 
@@ -67,17 +70,55 @@ def _dim(text: str) -> tuple[str, int]:
     return name, int(value)
 
 
-def read_model(path: str, dims: dict[str, int]) -> Graph:
-    """The graph of an ONNX or .gir file."""
-    require_file(path)
-    if path.endswith(".gir"):
-        from gpucompile.ir.text import read_gir
+def read_model(path: str, dims: dict[str, int], random_weights: bool = False) -> Graph:
+    """The graph of an ONNX or .gir file, or of a bundle. The text in a bundle mentions large constants by their hash
+    only; `random_weights` puts random data in their place."""
+    if is_bundle(path) or path.endswith(".gir"):
+        from gpucompile.ir.text import parse_graph, read_gir
 
         register_ops()
-        return read_gir(Path(path))
+        if is_bundle(path):
+            from gpucompile.runtime.bundle import read_bundle
+
+            with read_bundle(path) as bundle:
+                text = bundle.gir()
+        elif random_weights:
+            text = Path(path).read_text(encoding="utf-8")
+        else:
+            require_file(path)
+            return read_gir(Path(path))
+        return parse_graph(text, random_literals(text) if random_weights else None, path)
+    require_file(path)
     from gpucompile.frontends.onnx.importer import import_model
 
-    return import_model(path, dims)
+    graph: Graph = import_model(path, dims)
+    return graph
+
+
+def is_bundle(path: str) -> bool:
+    """Whether a path is a bundle rather than a model: by its suffix, or as a directory or zip."""
+    if path.endswith(".gpub") or Path(path, "manifest.json").is_file():
+        return True
+    require_file(path)
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def random_literals(text: str, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random data for the constants that a .gir text mentions by their hash only: small normal floats, see
+    `random_array` for integers."""
+    import numpy as np
+
+    from gpucompile.ir.syntax import Tokens
+    from gpucompile.passmanager.instruments import random_array
+
+    rng = np.random.default_rng(seed)
+    out = {}
+    for kind, sha in re.findall(r'\bref<([^>"]*)>\("([0-9a-f]{64})"\)', text):
+        t = Tokens(kind).tensor_type()
+        array = random_array(rng, t.dtype, t.shape)
+        out[sha] = array * array.dtype.type(0.1) if t.dtype.is_float else array
+    return out
 
 
 def register_ops() -> None:
@@ -112,11 +153,13 @@ def choose_target(args: argparse.Namespace) -> Target:
 
 def size(count: float) -> str:
     """Bytes for people: `4.9 MB` (decimal units)."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.3g} {unit}"
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
         count /= 1000
-    return f"{count:.3g} GB"
+        if count < 1000 or unit == "GB":
+            break
+    return f"{count:.{max(0, 2 - len(str(int(count))) + 1)}f} {unit}"
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), indent: str = "") -> str:

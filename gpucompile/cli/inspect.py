@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             shaders = plans[0].shaders
             if not 0 <= args.shader < len(shaders):
                 raise BundleError(f"variant {plans[0].name} has no shader {args.shader}; it has {len(shaders)}")
-            print(bundle.shader(shaders[args.shader]), end="")
+            print(bundle.shader(shaders[args.shader]).rstrip())
         elif args.json:
             print(json.dumps({"manifest": to_json(bundle.manifest), "variants": to_json(plans)}, indent=2))
         else:

@@ -2,6 +2,7 @@
 
   gpucompile opt model.onnx -p canonicalize,fuse --time --statistics
   gpucompile opt graph.gir -p default --check-each
+  gpucompile opt model.gpub -p dce --random-weights  the graph that a bundle was made from
   gpucompile opt --replay failed-03-fuse.gir         runs the rest of the pipeline that failed
   gpucompile opt --list                              all passes with their options
 
@@ -38,12 +39,15 @@ HELP = "run passes on a model and print the graph"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="an ONNX file, or a .gir file")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="an ONNX file, a .gir file, or a bundle")
     parser.add_argument("-p", "--pipeline", help="passes such as 'dce,fuse{max_inputs=4}', or a named pipeline")
     parser.add_argument("-o", "--output", metavar="OUT.gir", type=Path, help="write the graph to a file")
     parser.add_argument("--weights", choices=("ref", "inline"), default="ref", help="how to print large constants")
     parser.add_argument("--list", action="store_true", help="list passes with their options, and named pipelines")
     parser.add_argument("--target", choices=("portable", "native"), default="portable", help="what passes may assume")
+    parser.add_argument(
+        "--random-weights", action="store_true", help="random data for constants of which the text has only the hash"
+    )
     add_device_option(parser)
     add_dim_option(parser)
     watch = parser.add_argument_group("watching")
@@ -92,7 +96,7 @@ def _read(args: argparse.Namespace) -> tuple[Graph, str, Target]:
         return graph, args.pipeline or pipeline, target
     if args.pipeline is None:
         raise PassError("no pipeline given: -p PIPELINE (see --list), -p '' for none")
-    return read_model(args.model, dict(args.dim)), args.pipeline, choose_target(args)
+    return read_model(args.model, dict(args.dim), args.random_weights), args.pipeline, choose_target(args)
 
 
 def _instruments(args: argparse.Namespace, statistics: Statistics | None, timing: Timing | None) -> list[Instrument]:

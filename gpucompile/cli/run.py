@@ -14,15 +14,16 @@ import re
 import statistics
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gpucompile.cli._common import add_compile_options, positive, progress_bar, require_file, table
+from gpucompile.cli._common import add_compile_options, is_bundle, positive, progress_bar, table
 from gpucompile.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from gpucompile.runtime.bundle import BundleLike
+    from gpucompile.cli._common import Progress
+    from gpucompile.plan.bundle import Bundle
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import Executable
 
@@ -51,20 +52,22 @@ def _input(text: str) -> tuple[str, str]:
 
 
 def run(args: argparse.Namespace) -> int:
+    from gpucompile.runtime.bundle import read_bundle
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import Executable
 
     files = {name: _load(name, file) for name, file in args.input}
+    bundled = is_bundle(args.model)
     with Device.open(prefer=args.device) as device:
         start = time.perf_counter()
         with progress_bar(args.quiet) as progress:
-            bundle = _open(args, device, progress)
+            bundle = read_bundle(args.model) if bundled else _compile(args, device, progress)
             compiled = time.perf_counter()
             exe = Executable(bundle, device, progress)
         created = time.perf_counter()
         with exe:
             print(f"device   {device.name} ({device.backend})")
-            if _is_model(args.model):
+            if not bundled:
                 print(f"compile  {compiled - start:.2f} s, {len(exe.plan.steps)} kernels")
             print(f"create   {created - compiled:.2f} s")
             outputs, seconds = _repeat(exe, _feeds(exe, files, args), args)
@@ -75,17 +78,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _is_model(path: str) -> bool:
-    return Path(path).suffix in (".onnx", ".gir")
-
-
-def _open(args: argparse.Namespace, device: Device, progress: Any) -> BundleLike:
-    """The bundle, read or compiled."""
-    if not _is_model(args.model):
-        from gpucompile.runtime.bundle import read_bundle
-
-        return read_bundle(args.model)
-    require_file(args.model)
+def _compile(args: argparse.Namespace, device: Device, progress: Progress | None) -> Bundle:
     from gpucompile.cli._common import read_model
     from gpucompile.compile import compile
     from gpucompile.target import Target

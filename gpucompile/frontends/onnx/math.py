@@ -1,0 +1,217 @@
+"""Arithmetic that is not 1:1: n-ary ops, matrix products, activations with attributes, casts, comparisons, reductions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import reduce
+
+import numpy as np
+import onnx
+
+from gpucompile.errors import ModelError
+from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, scalar, type_of
+from gpucompile.frontends.onnx.tensors import numpy_dtype
+from gpucompile.ir.op import Op
+from gpucompile.ir.types import DataType
+from gpucompile.ops.activation import (
+    Clamp,
+    Elu,
+    Gelu,
+    HardSigmoid,
+    LeakyRelu,
+    Linear,
+    Softplus,
+    Tanh,
+)
+from gpucompile.ops.contraction import Gemm, Matmul
+from gpucompile.ops.elementwise import Add, Max, Min, Mul, Pow
+from gpucompile.ops.logical import Cast, Greater, IsInfinite, LogicalAnd, NotEqual, Where
+from gpucompile.ops.movement import Reshape
+from gpucompile.ops.reduction import (
+    Reduce,
+    ReduceL1,
+    ReduceL2,
+    ReduceLogSum,
+    ReduceLogSumExp,
+    ReduceMax,
+    ReduceMean,
+    ReduceMin,
+    ReduceProduct,
+    ReduceSum,
+    ReduceSumSquare,
+)
+
+LOWEST, HIGHEST = float(np.finfo(np.float32).min), float(np.finfo(np.float32).max)
+
+
+# n-ary -------------------------------------------------------------------------------------------------------------
+
+
+@onnx_op("Sum", "Max", "Min", "Mean")
+def nary(call: Call) -> Operand:
+    op: Op = {"Max": Max(), "Min": Min()}.get(call.node.op_type, Add())
+    out = reduce(lambda a, b: call.add(op, a, b), [call.operand(i) for i in range(len(call.inputs))])
+    if call.node.op_type == "Mean":
+        out = call.add(Linear(1 / len(call.inputs)), out)
+    return out
+
+
+@onnx_op("Pow")
+def pow_(call: Call) -> Operand:
+    base, exponent = call.type(0).dtype, call.operand(1)
+    if type_of(exponent).dtype != base:
+        exponent = call.add(Cast(base), exponent)
+    return call.add(Pow(), call.operand(0), exponent)
+
+
+# matrix products ---------------------------------------------------------------------------------------------------
+
+
+@onnx_op("MatMul")
+def matmul(call: Call) -> Operand:
+    """Vectors count as a row on the left and as a column on the right."""
+    a, b = call.operand(0), call.operand(1)
+    row, column = type_of(a).rank == 1, type_of(b).rank == 1
+    if row:
+        a = call.add(Reshape((1, *type_of(a).shape)), a)
+    if column:
+        b = call.add(Reshape((*type_of(b).shape, 1)), b)
+    out = call.add(Matmul(), a, b)
+    shape = type_of(out).shape
+    shape = (*shape[:-2], *(() if row else shape[-2:-1]), *(() if column else shape[-1:]))
+    return call.add(Reshape(shape), out) if row or column else out
+
+
+@onnx_op("Gemm")
+def gemm(call: Call) -> Operand:
+    op = Gemm(
+        call.attr("alpha", 1.0), call.attr("beta", 1.0), bool(call.attr("transA", 0)), bool(call.attr("transB", 0))
+    )
+    return call.add(op, call.operand(0), call.operand(1), call.optional(2))
+
+
+# activations -------------------------------------------------------------------------------------------------------
+
+
+@onnx_op("Clip")
+def clip(call: Call) -> Operand:
+    x = call.operand(0)
+    if call.version < 11:
+        bounds: list[Operand | None] = [np.float32(call.attr("min", LOWEST)), np.float32(call.attr("max", HIGHEST))]
+        bounds = [np.asarray(b) for b in bounds]
+    else:
+        bounds = [call.optional(1), call.optional(2)]
+    if all(b is None or isinstance(b, np.ndarray) for b in bounds):
+        low, high = (None if b is None else float(np.asarray(b).reshape(-1)[0]) for b in bounds)
+        low = -math.inf if low is None or low <= LOWEST else low
+        high = math.inf if high is None or high >= HIGHEST else high
+        if low <= high:
+            return x if (low, high) == (-math.inf, math.inf) else call.add(Clamp(low, high), x)
+    x = x if bounds[0] is None else call.add(Max(), x, bounds[0])
+    return x if bounds[1] is None else call.add(Min(), x, bounds[1])
+
+
+@onnx_op("LeakyRelu")
+def leaky_relu(call: Call) -> Operand:
+    return call.add(LeakyRelu(call.attr("alpha", 0.01)), call.operand(0))
+
+
+@onnx_op("Elu")
+def elu(call: Call) -> Operand:
+    return call.add(Elu(call.attr("alpha", 1.0)), call.operand(0))
+
+
+@onnx_op("Selu")
+def selu(call: Call) -> Operand:
+    alpha, gamma = call.attr("alpha", 1.6732632423543772), call.attr("gamma", 1.0507009873554805)
+    return call.add(Linear(gamma), call.add(Elu(alpha), call.operand(0)))
+
+
+@onnx_op("HardSigmoid")
+def hard_sigmoid(call: Call) -> Operand:
+    return call.add(HardSigmoid(call.attr("alpha", 0.2), call.attr("beta", 0.5)), call.operand(0))
+
+
+@onnx_op("ThresholdedRelu")
+def thresholded_relu(call: Call) -> Operand:
+    x, dtype = call.operand(0), call.type().dtype
+    above = call.add(Greater(), x, scalar(call.attr("alpha", 1.0), dtype))
+    return call.add(Where(), above, x, scalar(0, dtype))
+
+
+@onnx_op("Mish")
+def mish(call: Call) -> Operand:
+    return call.add(Mul(), call.operand(0), call.add(Tanh(), call.add(Softplus(), call.operand(0))))
+
+
+@onnx_op("Gelu")
+def gelu(call: Call) -> Operand:
+    x = call.operand(0)
+    if call.attr("approximate", "none") != "tanh":
+        return call.add(Gelu(), x)
+    # x/2 * (1 + tanh(sqrt(2/pi) * x * (1 + 0.044715 x^2)))
+    root = math.sqrt(2 / math.pi)
+    cubic = call.add(Mul(), x, call.add(Linear(0.044715 * root, root), call.add(Mul(), x, x)))
+    return call.add(Mul(), call.add(Linear(0.5, 0.5), call.add(Tanh(), cubic)), x)
+
+
+# casts and comparisons ---------------------------------------------------------------------------------------------
+
+
+@onnx_op("Cast", "CastLike")
+def cast(call: Call) -> Operand:
+    x = call.operand(0)
+    if call.node.op_type == "CastLike":
+        return call.add(Cast(call.type(1).dtype), x)
+    if call.attr("to") == onnx.TensorProto.BOOL:
+        return call.add(NotEqual(), x, scalar(0, call.type().dtype))
+    to = DataType.of(numpy_dtype(call.attr("to", 0), "the result"))
+    return x if call.type().dtype == to else call.add(Cast(to), x)
+
+
+@onnx_op("IsInf")
+def is_infinite(call: Call) -> Operand:
+    x, dtype = call.operand(0), call.type().dtype
+    infinite = call.add(IsInfinite(), x)
+    positive, negative = call.attr("detect_positive", 1), call.attr("detect_negative", 1)
+    if positive and negative:
+        return infinite
+    zero = scalar(0, dtype)
+    sign = call.add(Greater(), x, zero) if positive else call.add(Greater(), zero, x)
+    return call.add(LogicalAnd(), infinite, sign) if positive or negative else call.add(LogicalAnd(), infinite, _no())
+
+
+def _no() -> np.ndarray:
+    return scalar(0, DataType.UINT8)
+
+
+# reductions --------------------------------------------------------------------------------------------------------
+
+_REDUCTIONS: dict[str, Callable[..., Reduce]] = {
+    "ReduceL1": ReduceL1,
+    "ReduceL2": ReduceL2,
+    "ReduceLogSum": ReduceLogSum,
+    "ReduceLogSumExp": ReduceLogSumExp,
+    "ReduceMax": ReduceMax,
+    "ReduceMean": ReduceMean,
+    "ReduceMin": ReduceMin,
+    "ReduceProd": ReduceProduct,
+    "ReduceSum": ReduceSum,
+    "ReduceSumSquare": ReduceSumSquare,
+}
+
+
+@onnx_op(*_REDUCTIONS)
+def reduction(call: Call) -> Operand:
+    """Axes are an attribute, and an input since opset 18 (ReduceSum: 13)."""
+    t = call.type()
+    kind = call.node.op_type
+    axes = call.ints(1, "axes") if call.version >= (13 if kind == "ReduceSum" else 18) else call.attr("axes")
+    if not axes and call.attr("noop_with_empty_axes", 0):
+        # the function still applies to each element, except where opset 18 says the input is returned
+        return call.operand(0)
+    chosen = tuple(sorted(call.axis(a, t.rank) for a in axes)) if axes else None
+    if chosen is not None and len(set(chosen)) != len(chosen):
+        raise ModelError(f"axes {axes} are not distinct")
+    return call.add(_REDUCTIONS[kind](chosen, bool(call.attr("keepdims", 1))), call.operand(0))

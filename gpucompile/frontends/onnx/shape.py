@@ -1,0 +1,64 @@
+"""Ops whose results are known at import: constants, shapes, ranges; and those that change nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpucompile.errors import ModelError
+from gpucompile.frontends.onnx.call import Call, Operand, onnx_op
+
+
+@onnx_op("Identity")
+def identity(call: Call) -> Operand:
+    return call.operand(0)
+
+
+@onnx_op("Dropout")
+def dropout(call: Call) -> tuple[Operand | None, ...]:
+    """Nothing is dropped in inference; the mask is all ones."""
+    if call.has(2) and call.array(2, "training_mode").any():
+        call.unsupported("training mode")
+    mask = np.ones(call.type().shape, np.uint8) if any(call.wanted[1:]) else None
+    return (call.operand(0), mask)[: len(call.node.output)]
+
+
+@onnx_op("Constant")
+def constant(call: Call) -> Operand:
+    for name, dtype in (("value_float", np.float32), ("value_floats", np.float32)):
+        if name in call.attributes:
+            return np.array(call.attr(name), dtype)
+    for name in ("value_int", "value_ints"):
+        if name in call.attributes:
+            return np.array(call.attr(name), np.int64)
+    value = call.attr("value")
+    if isinstance(value, np.ndarray):
+        return value
+    call.unsupported(f"a constant given by {', '.join(call.attributes) or 'nothing'}")
+
+
+@onnx_op("ConstantOfShape")
+def constant_of_shape(call: Call) -> Operand:
+    shape = call.ints(0, "shape") or []
+    if min(shape, default=0) < 0:
+        raise ModelError(f"a negative dimension in {shape}")
+    value = call.attr("value", np.zeros(1, np.float32))
+    return np.broadcast_to(value.reshape(()), shape)
+
+
+@onnx_op("Shape")
+def shape(call: Call) -> Operand:
+    dims = call.type().shape
+    return np.array(dims[call.attr("start", 0) : call.attr("end", len(dims))], np.int64)
+
+
+@onnx_op("Size")
+def size(call: Call) -> Operand:
+    return np.array(call.type().size, np.int64)
+
+
+@onnx_op("Range")
+def range_(call: Call) -> Operand:
+    start, limit, delta = (call.array(i, n).reshape(()) for i, n in enumerate(("start", "limit", "delta")))
+    if not delta:
+        raise ModelError("delta is 0")
+    return np.arange(start, limit, delta, dtype=start.dtype)

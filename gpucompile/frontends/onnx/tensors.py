@@ -1,0 +1,93 @@
+"""ONNX tensors as numpy arrays, without copies where the format allows it.
+
+External data lies in files beside the model; names that lead out of the model's folder are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from gpucompile.errors import ModelError, UnsupportedError
+
+#: ONNX element type -> numpy dtype. Bool becomes uint8, as in WebNN; double serves constants only.
+DTYPES: dict[int, np.dtype[np.generic]] = {
+    TensorProto.FLOAT: np.dtype(np.float32),
+    TensorProto.FLOAT16: np.dtype(np.float16),
+    TensorProto.INT32: np.dtype(np.int32),
+    TensorProto.UINT32: np.dtype(np.uint32),
+    TensorProto.INT64: np.dtype(np.int64),
+    TensorProto.UINT64: np.dtype(np.uint64),
+    TensorProto.INT8: np.dtype(np.int8),
+    TensorProto.UINT8: np.dtype(np.uint8),
+    TensorProto.BOOL: np.dtype(np.uint8),
+}
+
+
+def numpy_dtype(element_type: int, what: str) -> np.dtype[np.generic]:
+    """The numpy dtype for an ONNX element type. Raises UnsupportedError naming `what` has it."""
+    if element_type not in DTYPES:
+        names = TensorProto.DataType
+        name = names.Name(element_type) if element_type in names.values() else str(element_type)
+        raise UnsupportedError(f"{what} has the data type {name.lower()}, which is not supported")
+    return DTYPES[element_type]
+
+
+def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
+    """A tensor's data. `folder` is where external data may lie; None: nowhere.
+
+    Raises ModelError for data that does not suit the tensor's shape, UnsupportedError for its data type."""
+    what = f"tensor {tensor.name!r}" if tensor.name else "a tensor"
+    dtype = numpy_dtype(tensor.data_type, what)
+    shape = tuple(tensor.dims)
+    if any(d < 0 for d in shape):
+        raise ModelError(f"{what} has a negative dimension: {list(shape)}")
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return _external(tensor, folder, dtype, shape, what)
+    if tensor.HasField("raw_data"):
+        return _from_bytes(tensor.raw_data, dtype, shape, what)
+    try:
+        return np.asarray(numpy_helper.to_array(tensor)).astype(dtype, copy=False)
+    except Exception as e:  # whatever numpy or protobuf say about it
+        raise ModelError(f"{what} of shape {list(shape)} cannot be read: {e}") from e
+
+
+def _from_bytes(data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], what: str) -> np.ndarray:
+    needed = math.prod(shape) * dtype.itemsize
+    if len(data) != needed:
+        raise ModelError(f"{what} of shape {list(shape)} needs {needed} bytes, the file has {len(data)}")
+    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape).astype(dtype, copy=False)
+
+
+def _external(
+    tensor: onnx.TensorProto, folder: Path | None, dtype: np.dtype[np.generic], shape: tuple[int, ...], what: str
+) -> np.ndarray:
+    """Data from a file beside the model, mapped into memory."""
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    if folder is None:
+        raise ModelError(f"{what} lies in the external file {location!r}: pass the model's path, not its contents")
+    base = folder.resolve()
+    path = (base / location).resolve()
+    if not location or not path.is_relative_to(base):
+        raise ModelError(f"{what} lies in {location!r}, which is outside the model's folder")
+    needed = math.prod(shape) * dtype.itemsize
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", needed))
+        size = path.stat().st_size
+    except (OSError, ValueError) as e:
+        raise ModelError(f"{what}: external data {location!r} cannot be read: {e}") from e
+    if length != needed or offset < 0 or offset + needed > size:
+        raise ModelError(
+            f"{what} of shape {list(shape)} needs {needed} bytes at offset {offset} of {location!r}, "
+            f"which has {size} bytes (the model says {length})"
+        )
+    if not needed:
+        return np.zeros(shape, dtype)
+    mapped = np.memmap(path, dtype.newbyteorder("<"), "r", offset, shape)
+    return np.asarray(mapped).astype(dtype, copy=False)
