@@ -135,6 +135,7 @@ def compile_one(model: Path) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 1 if sys.platform == "darwin" else 1024
     report = bundle.report
+    assert report is not None  # fresh from the compiler
     return {
         "seconds": seconds,
         "phases": dict(report.phases),

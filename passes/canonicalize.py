@@ -216,7 +216,8 @@ def fold_gemm_factors(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 def _scaled(array: np.ndarray, factor: float) -> np.ndarray:
     out = np.empty(array.shape, array.dtype)
-    return np.multiply(array, factor, out=out, dtype=np.float64, casting="same_kind")
+    np.multiply(array, factor, out=out, dtype=np.float64, casting="same_kind")
+    return out
 
 
 # Pooling and padding -------------------------------------------------------------------------------------------------

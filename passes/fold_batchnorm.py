@@ -183,7 +183,8 @@ def scaled(weights: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray:
     """weights * scale along `axis`, multiplied in float64 and rounded once, without a float64 copy of the weights."""
     factor = scale.reshape([-1 if i == axis else 1 for i in range(weights.ndim)])
     out = np.empty(weights.shape, weights.dtype)
-    return np.multiply(weights, factor, out=out, dtype=np.float64, casting="same_kind")
+    np.multiply(weights, factor, out=out, dtype=np.float64, casting="same_kind")
+    return out
 
 
 def _as_mul_add(graph: Graph, chain: Affine, ctx: Context) -> bool:

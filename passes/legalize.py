@@ -50,7 +50,7 @@ def _check_types(node: Node) -> None:
         if v.type.dtype not in DTYPES:
             allowed = ", ".join(sorted(d.value for d in DTYPES))
             raise UnsupportedError(
-                f"{node!r}: no kernel takes {v.type.dtype.value} tensors yet (allowed: {allowed}); cast it to one of them"
+                f"{node!r}: no kernel takes {v.type.dtype.value} tensors yet; cast it to one of {allowed}"
             )
 
 
@@ -142,6 +142,6 @@ def batch_norm(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 RULES: Rules = {
     Reduction: (reduction_of_nothing,),
-    reduction.ReduceLogSumExp: (log_sum_exp,),
+    reduction.ReduceLogSumExp: (reduction_of_nothing, log_sum_exp),
     BatchNormalization: (batch_norm,),
 }

@@ -3,6 +3,7 @@
     gemm(a, W[K,N], c)       -> concat(gemm(a, W[:, :n1], c[:n1]), gemm(a, W[:, n1:], c[n1:]), ...) along the columns
     matmul(a, W[..,K,N])     -> the same
     conv2d(x, W, b)          -> the same along the output channels (one group only)
+    f(gemm(a, W, c))         -> concat(f(gemm(..)), f(gemm(..)), ..): unary elementwise ops stay with the parts, to be fused
 
 The fewest parts that fit into `max-storage-buffer-binding-size` (vgg19's first fully connected layer: 392 MiB of
 weights against 128 MiB), all a multiple of 4 columns but the last. Parts of weights stored as rows [N, K] share the
@@ -17,10 +18,11 @@ import numpy as np
 
 from gpucompile.errors import UnsupportedError
 from gpucompile.ir.graph import Graph, Node, Value
+from gpucompile.ops.categories import Elementwise
 from gpucompile.ops.contraction import Gemm, Matmul
 from gpucompile.ops.conv import Conv2d
 from gpucompile.ops.movement import Concat, Slice
-from gpucompile.passes._rewrite import erase
+from gpucompile.passes._rewrite import erase, only_user
 from gpucompile.passmanager.base import Context, Pass
 
 LIMIT = "max-storage-buffer-binding-size"
@@ -34,7 +36,7 @@ class SplitLarge(Pass):
     def run(self, graph: Graph, ctx: Context) -> bool:
         limit = ctx.target.limit(LIMIT)
         changed = False
-        for node in graph.nodes:
+        for node in list(graph.nodes):
             axes = _column_axes(node)
             w = node.inputs[1] if axes else None
             if axes and w is not None and w.constant is not None and w.type.nbytes > limit:
@@ -72,17 +74,32 @@ def _split(graph: Graph, node: Node, w: Value, axes: tuple[int, int], limit: int
     count = -(-columns // fitting)
     width = -(-columns // (count * ALIGNMENT)) * ALIGNMENT
     a, _, *bias = node.inputs
+    tail = _unary_tail(node)
+    last = [node, *tail][-1]
     parts = []
     for start in range(0, columns, width):
         stop = min(start + width, columns)
         operands = [_part(graph, node, w, weight_axis, start, stop)]
         operands += [_bias_part(graph, node, b, columns, start, stop) for b in bias if b is not None]
-        parts.append(graph.add(node.op, a, *operands, before=node, name=node.output.name))
-    old = node.operand_values
-    graph.replace(node, graph.add(Concat(result_axis), *parts, before=node))
+        part = graph.add(node.op, a, *operands, before=node, name=node.output.name)
+        for after in tail:
+            part = graph.add(after.op, part, before=last, name=after.output.name)
+        parts.append(part)
+    old = last.operand_values
+    graph.replace(last, graph.add(Concat(result_axis), *parts, before=last))
     erase(graph, old)
     ctx.count("parts", len(parts))
     return True
+
+
+def _unary_tail(node: Node) -> list[Node]:
+    """The elementwise ops of one operand that follow, each the only user of the one before."""
+    tail: list[Node] = []
+    user = only_user(node.output)
+    while user is not None and isinstance(user.op, Elementwise) and len(user.inputs) == 1:
+        tail.append(user)
+        user = only_user(user.output)
+    return tail
 
 
 def _bias_part(graph: Graph, node: Node, bias: Value, columns: int, start: int, stop: int) -> Value:

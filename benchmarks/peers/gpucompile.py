@@ -9,33 +9,30 @@ from pathlib import Path
 
 import gpucompile
 from benchmarks.peers import worker
-from gpucompile.runtime.device import Device
 
 
 def load(model: Path, chosen: argparse.Namespace) -> worker.Loaded:
     start = time.perf_counter()
-    device = Device.open()
+    device = gpucompile.Device.open()
     target = gpucompile.Target.of(device.adapter) if chosen.target == "native" else gpucompile.Target.portable()
     opened = time.perf_counter()
     bundle = gpucompile.compile(model, target=target)
     compiled = time.perf_counter()
     executable = gpucompile.load(bundle, device=device)
     loaded = time.perf_counter()
+    report = bundle.report
+    assert report is not None  # fresh from the compiler
     notes = {
         "device": device.name,
         "target": chosen.target,
-        "kernels": bundle.report.kernels,
-        "scratch_bytes": bundle.report.scratch_bytes,
+        "kernels": report.kernels,
+        "scratch_bytes": report.scratch_bytes,
         "device_ms": (opened - start) * 1e3,
         "compile_ms": (compiled - opened) * 1e3,
         "load_ms": (loaded - compiled) * 1e3,
     }
 
-    def run(feeds: dict[str, worker.Array]) -> worker.Array:
-        result: worker.Array = executable(**feeds)
-        return result
-
-    return worker.Loaded(run, notes)
+    return worker.Loaded(lambda feeds: next(iter(executable.run(feeds).values())), notes)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -45,4 +42,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main("gpucompile", getattr(gpucompile, "__version__", "?"), load, options))
+    sys.exit(worker.main("gpucompile", gpucompile.__version__, load, options))

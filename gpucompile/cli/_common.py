@@ -82,6 +82,8 @@ def read_model(path: str, dims: dict[str, int], random_weights: bool = False) ->
 
             with read_bundle(path) as bundle:
                 text = bundle.gir()
+            if "ref<" in text and not random_weights:
+                raise ModelError(f"{path}: a bundle's graph has large constants by hash only; add --random-weights")
         elif random_weights:
             text = Path(path).read_text(encoding="utf-8")
         else:

@@ -279,6 +279,7 @@ class Function:
 
     def value(self, value: Value, coords: tuple[Index, ...], width: int) -> str:
         """The name of `value` at `coords` (for width 4: of the vector over LANE)."""
+        coords = _inside(coords, value)
         if width == 4 and not any(LANE in c.variables for c in coords):
             scalar = self.value(value, coords, 1)
             return self.let(f"{_wgsl_type(value.type.dtype, 4)}({scalar})")
@@ -327,9 +328,7 @@ class Function:
         out = node.output.type
         args = []
         for v in node.operand_values:
-            tail = coords[len(coords) - v.type.rank :]
-            local = tuple(Index() if d == 1 else c for c, d in zip(tail, v.type.shape, strict=True))
-            args.append(self.value(v, local, width))
+            args.append(self.value(v, coords[len(coords) - v.type.rank :], width))
         t = _wgsl_type(node.operand_values[0].type.dtype, width)
         op = node.op
         assert isinstance(op, Elementwise)
@@ -385,6 +384,7 @@ class Function:
     ) -> None:
         """Compute what follows `value` in the body and write the body's result."""
         (end,) = self.kernel.body.outputs
+        coords = _inside(coords, value)
         while value is not end:
             self._memo[-1][(value, coords, width)] = name
             (node,) = value.users
@@ -398,6 +398,7 @@ class Function:
             else:
                 raise VerificationError(f"{self.kernel.label}: {node.op.name} cannot be fused into a store")
             value = node.output
+            coords = _inside(coords, value)
         self._write(self.kernel.views[end], name, coords, width, guards)
 
     def _write(
@@ -425,6 +426,11 @@ class Function:
 
 
 # helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _inside(coords: tuple[Index, ...], value: Value) -> tuple[Index, ...]:
+    """Coordinates in `value`: along an axis of extent 1 there is only 0 (also what broadcasting means)."""
+    return tuple(Index() if d == 1 else c for c, d in zip(coords, value.type.shape, strict=True))
 
 
 def float_literal(x: float) -> str:

@@ -1,6 +1,6 @@
 """ONNX models to graphs.
 
-    read the protobuf -> check -> bind free dimensions -> order the nodes that outputs need -> one import function a node
+    read the protobuf -> check -> bind free dimensions -> order the nodes that outputs need -> a function for each node
 
 1:1 ops come from the op classes (`Op.onnx`); the others are small functions in one file per family beside this one.
 Only nodes that an output depends on are looked at. Everything that can be wrong with a file becomes a ModelError, what
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+import onnx.inliner
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 import gpucompile.ops  # noqa: F401  (registers the ops)
 from gpucompile.errors import GpucompileError, InputError, ModelError, TypeInferenceError, UnsupportedError
@@ -227,10 +228,14 @@ class _Import:
             raise ModelError(f"{where}: inputs or attributes do not suit the op ({type(e).__name__}: {e})") from e
         results = out if isinstance(out, tuple) else (out,)
         for name, result in zip(node.output, results, strict=False):
-            if name and result is not None:
-                if isinstance(result, Value) and not result.name:
-                    result.name = name
-                self.env[name] = result
+            if not name or result is None:
+                continue
+            if isinstance(result, Value):
+                result.name = result.name or name
+            else:
+                result = np.asarray(result)
+                self.builder.names.setdefault(id(result), name)
+            self.env[name] = result
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -240,7 +245,7 @@ def _opset(model: onnx.ModelProto) -> int:
         if entry.domain in ("", "ai.onnx"):
             if not OLDEST_OPSET <= entry.version <= newest:
                 raise UnsupportedError(f"ONNX opset {entry.version}; supported are {OLDEST_OPSET} to {newest}")
-            return entry.version
+            return int(entry.version)
     raise UnsupportedError("it imports no ONNX opset, only " + ", ".join(e.domain for e in model.opset_import))
 
 

@@ -1,4 +1,4 @@
-"""Arithmetic that is not 1:1: n-ary ops, matrix products, activations with attributes, casts, comparisons, reductions."""
+"""Arithmetic that is not 1:1: n-ary ops, matrix products, activations with attributes, casts, reductions."""
 
 from __future__ import annotations
 
@@ -98,8 +98,7 @@ def gemm(call: Call) -> Operand:
 def clip(call: Call) -> Operand:
     x = call.operand(0)
     if call.version < 11:
-        bounds: list[Operand | None] = [np.float32(call.attr("min", LOWEST)), np.float32(call.attr("max", HIGHEST))]
-        bounds = [np.asarray(b) for b in bounds]
+        bounds: list[Operand | None] = [np.array(call.attr("min", LOWEST)), np.array(call.attr("max", HIGHEST))]
     else:
         bounds = [call.optional(1), call.optional(2)]
     if all(b is None or isinstance(b, np.ndarray) for b in bounds):

@@ -223,5 +223,6 @@ def depth_to_space(call: Call) -> Operand:
 def space_to_depth(call: Call) -> Operand:
     n, c, h, w = call.type().shape
     b = call.attr("blocksize")
+    order = (0, 3, 5, 1, 2, 4) if call.attr("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
     x = call.add(Reshape((n, c, h // b, b, w // b, b)), call.operand(0))
-    return call.add(Reshape((n, c * b * b, h // b, w // b)), call.add(Transpose((0, 3, 5, 1, 2, 4)), x))
+    return call.add(Reshape((n, c * b * b, h // b, w // b)), call.add(Transpose(order), x))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gpucompile.errors import ModelError
@@ -61,4 +63,5 @@ def range_(call: Call) -> Operand:
     start, limit, delta = (call.array(i, n).reshape(()) for i, n in enumerate(("start", "limit", "delta")))
     if not delta:
         raise ModelError("delta is 0")
-    return np.arange(start, limit, delta, dtype=start.dtype)
+    count = max(0, math.ceil((limit - start) / delta))
+    return np.asarray(start + np.arange(count) * delta).astype(start.dtype)
