@@ -173,7 +173,7 @@ def networks_table(results: dict[str, dict[str, Any]]) -> Table:
     table = _table("network", "nodes", "after", "kernels", "scratch MB", "/ bound", *phases, "total s", "peak MB")
     for name, r in results.items():
         if "problem" in r:
-            table.add_row(name, escape(r["problem"]), style="red")
+            table.add_row(name, "failed", style="red")
             continue
         bound = f"{r['scratch_bytes'] / r['scratch_bound_bytes']:.3f}" if r["scratch_bound_bytes"] else ""
         counts = [
@@ -194,7 +194,7 @@ def graphs_table(results: dict[tuple[str, int], dict[str, Any]]) -> Table:
     previous: dict[str, float] = {}
     for (kind, nodes), r in results.items():
         if "problem" in r:
-            table.add_row(kind, str(nodes), escape(r["problem"]), style="red")
+            table.add_row(kind, str(nodes), "failed", style="red")
             continue
         each = r["seconds"] / nodes
         growth = f"{each / previous[kind]:.2f}" if kind in previous else ""
@@ -266,10 +266,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print()
     if by_graph:
         console.print(graphs_table(by_graph))
+    problems = {name: r["problem"] for name, r in by_name.items() if "problem" in r}
+    problems |= {f"{kind} of {nodes}": r["problem"] for (kind, nodes), r in by_graph.items() if "problem" in r}
+    for what, problem in problems.items():
+        console.print(escape(f"{what}: {problem}"), style="red", soft_wrap=True)
     if options.json:
         graphs = [{"kind": k, "nodes": n, **r} for (k, n), r in by_graph.items()]
         options.json.write_text(json.dumps({"networks": by_name, "graphs": graphs}, indent=1) + "\n")
-    return 1 if any("problem" in r for r in [*by_name.values(), *by_graph.values()]) else 0
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,14 +125,21 @@ class Timer:
         self.raw.queue.read_buffer(next(iter(self.buffers.values())), 0, 4)
         return time.perf_counter() - start
 
-    def seconds(self, kernels: list[Kernel]) -> float:
-        """Seconds a run of these kernels takes, one after the other."""
-        steps = self.prepare(kernels)
-        once = self.run(steps, 1)
-        few, many = (2, 12) if once > 0.02 else (10, 60)
-        return min(
-            (self.run(steps, many) - self.run(steps, few)) / (many - few) for _ in range(3 if once < 0.02 else 1)
-        )
+    def seconds(self, prepared: list[list[tuple[Any, Any, tuple[int, int, int]]]], warm: float = 0.3) -> list[float]:
+        """Seconds one run of each list of dispatches takes, measured in turns without a pause between them."""
+        counts = []
+        for steps in prepared:
+            once = min(self.run(steps, 4) for _ in range(2)) / 4
+            counts.append(int(min(400, max(4, 0.006 / once))))
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < warm:
+            self.run(prepared[0], counts[0])
+        idle = min(self.run([], 1) for _ in range(5))
+        best = [1e9] * len(prepared)
+        for _ in range(3):
+            for i, steps in enumerate(prepared):
+                best[i] = min(best[i], (self.run(steps, counts[i]) - idle) / counts[i])
+        return best
 
     def release(self) -> None:
         for b in self.buffers.values():
@@ -146,16 +153,15 @@ def candidates(shape: Shape, most: int) -> list[Any]:
     if isinstance(shape.schedule, Rows):
         return list(dict.fromkeys(configs))
     out = list(configs[:3])
-    for tile in TILES:  # the two best splits of every tile
-        out += [c for c in configs if (c.bm, c.bn, c.bk, c.tm, c.tn) == (tile.bm, tile.bn, tile.bk, tile.tm, tile.tn)][
-            :2
-        ]
+    for tile in TILES:  # without a split, and the two best splits
+        same = [c for c in configs if replace(c, splits=1) == tile]
+        out += [c for c in same if c.splits == 1] + same[:2]
     return list(dict.fromkeys(out))[:most]
 
 
 def short(config: Any) -> str:
     if isinstance(config, Tile):
-        return f"{config.bm}x{config.bn}x{config.bk}/{config.tm}x{config.tn}*{config.splits}"
+        return f"{config.bm}x{config.bn}x{config.bk}/{config.tm}x{config.tn}/{config.slices}*{config.splits}" + "u" * config.unroll
     return str(config)
 
 
@@ -163,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks kernels", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--networks", default="resnet50,squeezenet,vgg19,densenet121,inception_v2,shufflenet")
     parser.add_argument("--shapes", type=int, default=24)
-    parser.add_argument("--configs", type=int, default=16)
+    parser.add_argument("--configs", type=int, default=48)
     parser.add_argument("--seconds", type=float, default=400.0, help="stop starting new shapes after this long")
     parser.add_argument("--json")
     args = parser.parse_args(argv)
@@ -172,19 +178,13 @@ def main(argv: list[str] | None = None) -> int:
     todo = shapes(args.networks.split(","), target)
     print(f"{timer.device.name}: {len(todo)} shapes")
     begin = time.perf_counter()
-    warm = time.perf_counter()
     results = []
     for shape in todo[: args.shapes]:
         if time.perf_counter() - begin > args.seconds:
             break
-        rows = []
-        for config in candidates(shape, args.configs):
-            kernels = shape.schedule.emit(shape.problem, config)
-            if not results and not rows:
-                steps = timer.prepare(kernels)
-                while time.perf_counter() - warm < 1.0:
-                    timer.run(steps, 20)
-            rows.append((timer.seconds(kernels), config))
+        configs = candidates(shape, args.configs)
+        prepared = [timer.prepare(shape.schedule.emit(shape.problem, c)) for c in configs]
+        rows = list(zip(timer.seconds(prepared), configs, strict=True))
         timer.release()
         chosen = rows[0]
         best = min(rows, key=lambda r: r[0])

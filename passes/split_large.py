@@ -3,7 +3,7 @@
     gemm(a, W[K,N], c)       -> concat(gemm(a, W[:, :n1], c[:n1]), gemm(a, W[:, n1:], c[n1:]), ...) along the columns
     matmul(a, W[..,K,N])     -> the same
     conv2d(x, W, b)          -> the same along the output channels (one group only)
-    f(gemm(a, W, c))         -> concat(f(gemm(..)), f(gemm(..)), ..): unary elementwise ops stay with the parts, to be fused
+    f(gemm(a, W, c))         -> concat(f(gemm(..)), f(gemm(..)), ..) for unary elementwise f, so that it can be fused
 
 The fewest parts that fit into `max-storage-buffer-binding-size` (vgg19's first fully connected layer: 392 MiB of
 weights against 128 MiB), all a multiple of 4 columns but the last. Parts of weights stored as rows [N, K] share the

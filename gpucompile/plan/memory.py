@@ -10,7 +10,7 @@ stopping there proves it best. Three stages, each deterministic, each skipped on
 1. greedy: place items one by one (largest first, longest-lived first, by first step, ...), each at the lowest gap or
    in the tightest one between the neighbours in time that are already placed;
 2. repair: items that end above the bound move forward in the order and everything is placed again ("squeaky wheel");
-3. climb: two items that the topmost one rests on swap places in the order, which is kept if it is no worse.
+3. mend: an item above the bound and those that live beside it are taken out and put back in another order.
 
 All three share a budget that is counted in neighbours looked at, not in time. Above `LARGE` items they give way to one
 sweep over time with a best-fit free list, O(n log n), forwards and backwards.
@@ -29,7 +29,6 @@ import numpy as np
 LARGE = 2000  # above it only the sweep runs
 BUDGET = 350_000  # neighbours looked at in the search, about 40 ms
 
-WIDE,BOOST,NOISE,WORSE=0.3,1.2,1.,0.05
 
 @dataclass(frozen=True)
 class Item:
@@ -105,12 +104,12 @@ class _Search:
     """Placing all items again and again, remembering the best, until the bound is met or the budget is spent."""
 
     def __init__(self, items: Sequence[Item], sizes: list[int], pinned: dict[int, int], bound: int) -> None:
-        self._items, self._sizes, self._pinned, self._bound = items, sizes, pinned, bound
+        self._items, self._sizes, self._pinned = items, sizes, pinned
+        self._bound = max([bound, *(at + sizes[i] for i, at in pinned.items())])  # what is worth aiming at
         self._near = _neighbours(items)
         self._work = sum(map(len, self._near)) + 4 * len(items) + 1  # the cost of placing all items once
         self._spent = 0
         self._total = -1
-        self._order: list[int] = []
         self.best: list[int] = []
         _check_pinned(pinned, sizes, self._near)
 
@@ -121,7 +120,11 @@ class _Search:
             for place in (_lowest, _tightest):
                 if self._may_spend(0.25) or not self.best:
                     self._attempt(order, place)
-        for order, place, share in ((orders[0], _lowest, 0.3), (orders[0], _tightest, 0.35), (orders[1], _lowest, 0.35)):
+        for order, place, share in (
+            (orders[0], _lowest, 0.3),
+            (orders[0], _tightest, 0.35),
+            (orders[1], _lowest, 0.35),
+        ):
             self._repair(order, place, share)
         self._mend()
         return self.best
@@ -134,7 +137,7 @@ class _Search:
         offsets = _place(order, self._sizes, self._near, self._pinned, place)
         total = max((o + s for o, s in zip(offsets, self._sizes, strict=True)), default=0)
         if self._total < 0 or total < self._total:
-            self.best, self._total, self._order = offsets, total, order
+            self.best, self._total = offsets, total
         self._spent += self._work
         return offsets
 
@@ -162,28 +165,25 @@ class _Search:
         weight = [float(size) for size in sizes]
         while self._may_spend(1):
             high = [i for i, o in enumerate(offsets) if o + sizes[i] > self._bound]
-            if not high:
-                self.best, self._total = offsets, self._bound
-                return
             first = high[int(draw() * len(high))]
             window = {first, *near[first]}
-            if draw() < WIDE:
+            if draw() < 0.3:
                 for i in near[first]:
                     window.update(near[i])
             window.difference_update(self._pinned)
             kept = {i: offsets[i] for i in window}
-            weight[first] *= BOOST
+            weight[first] *= 1.5
             for i in window:
                 offsets[i] = -1
             place = _lowest if draw() < 0.5 else _tightest
-            noise = NOISE*draw()
-            for i in sorted(sorted(window), key=lambda i: -weight[i] * (1 + noise*draw())):
+            noise = 2 * draw()
+            for i in sorted(sorted(window), key=lambda i: -weight[i] * (1 + noise * draw())):
                 taken = [(offsets[j], offsets[j] + sizes[j]) for j in near[i] if offsets[j] >= 0]
                 taken.sort()
                 offsets[i] = place(taken, sizes[i])
                 self._spent += len(near[i]) + 8
             old, new = self._excess(window, kept), self._excess(window, offsets)
-            if new > old and draw() >= WORSE:
+            if new > old and draw() >= 0.2:
                 for i, offset in kept.items():
                     offsets[i] = offset
             total = max(o + s for o, s in zip(offsets, sizes, strict=True))

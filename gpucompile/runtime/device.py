@@ -142,7 +142,7 @@ class Device:
     @property
     def closed(self) -> bool:
         """Whether `close` was called or the device was lost."""
-        return self._closed
+        return self._closed or bool(self._lost)
 
     def close(self) -> None:
         """Let go of the device; its executables can no longer run."""

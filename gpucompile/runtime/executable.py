@@ -81,8 +81,9 @@ class Executable:
 
     # ------------------------------------------------------------------ running
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Array | dict[str, Array]:
-        """Run with inputs by position, by name, or both. One output: its array; several: a dict."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run with inputs by position, by name, or both. Returns a numpy array, or a dict of them by output name if the
+        graph has several outputs."""
         if len(args) > len(self.inputs):
             raise InputError(f"{len(args)} inputs given; {self._expected()}")
         given = {port.name: value for port, value in zip(self.inputs, args, strict=False)}
@@ -229,9 +230,7 @@ def _unpack_nibbles(packed: npt.NDArray[np.uint8], count: int, signed: bool) -> 
     return ((flat ^ 8).astype(np.int8) - np.int8(8)) if signed else flat.copy()
 
 
-def load(
-    source: str | Path | BundleLike, device: Device | None = None, progress: Progress | None = None
-) -> Executable:
+def load(source: str | Path | BundleLike, device: Device | None = None, progress: Progress | None = None) -> Executable:
     """Put a bundle (a path, or one just compiled) on a device, ready to run.
 
     Without a device, one shared by the whole process is opened, and let go when its last executable is.

@@ -213,5 +213,3 @@ def _convert_dataclass(tp: type, data: Any, where: str) -> Any:
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise BundleError(f"{where}: field {f.name!r} is missing")
     return tp(**values)
-
-

@@ -10,7 +10,7 @@ so `start` of one run may follow `start` of another before it is finished.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,10 +19,10 @@ import numpy.typing as npt
 from gpucompile.errors import DeviceError
 from gpucompile.runtime.bundle import BundleLike, port_bytes
 from gpucompile.runtime.device import Device, Step
-from gpucompile.runtime.format import Plan
+from gpucompile.runtime.format import Access, Plan
 
 Progress: TypeAlias = "Callable[[str, int, int], None]"  # stage (weights, pipelines), done, total
-_Pipelines: TypeAlias = "dict[tuple[int, tuple[str, ...]], Any]"  # by shader index and accesses
+_Pipelines: TypeAlias = "Mapping[tuple[int, tuple[Access, ...]], Any]"  # by shader index and accesses
 _MAX_QUERIES = 4096  # WebGPU's limit for one query set
 
 
@@ -91,7 +91,7 @@ class Player:
 
     def _create_pipelines(self, bundle: BundleLike, progress: Progress | None) -> _Pipelines:
         plan, features = self.plan, self.plan.requires.features
-        wanted: dict[tuple[int, tuple[str, ...]], str] = {}
+        wanted: dict[tuple[int, tuple[Access, ...]], str] = {}
         for step in plan.steps:
             wanted.setdefault((step.shader, tuple(b.access for b in step.bindings)), step.label)
         out = {}

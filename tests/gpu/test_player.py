@@ -1,9 +1,9 @@
 """The player on a real (or software) adapter, with a plan written by hand:
 
-    a, b -> %2 = a + b  (arena, bytes 0)     step 0
-            %3 = %2 + b (arena, bytes 256)   step 1
-            %4 = %3 + w (in place of %3)     step 2
-            y  = %4 + %2, z = the same in float16 words or not at all
+a, b -> %2 = a + b  (arena, bytes 0)     step 0
+        %3 = %2 + b (arena, bytes 256)   step 1
+        %4 = %3 + w (in place of %3)     step 2
+        y  = %4 + %2, z = the same in float16 words or not at all
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def region(buffer: int, value: int, offset: int = 0) -> Region:
     return Region(buffer, value, offset, 4 * N)
 
 
-def bundle(requires: Requires = Requires(), shape: tuple[int, ...] = (N,)) -> Bundle:
+def bundle(requires: Requires | None = None, shape: tuple[int, ...] = (N,)) -> Bundle:
     """The graph above; weights are 0, 1, 2, ..."""
     texts = [ADD.format("read", "read"), ADD.format("read_write", "read"), ADD_IN_PLACE,
              ADD.format("read_write", "read_write")]  # fmt: skip
@@ -75,7 +75,7 @@ def bundle(requires: Requires = Requires(), shape: tuple[int, ...] = (N,)) -> Bu
     )
     plan = Plan(
         "base",
-        requires,
+        requires or Requires(),
         tuple(map(sha, texts)),
         buffers,
         steps,
@@ -143,12 +143,16 @@ def test_non_contiguous_input(exe: Executable) -> None:
 
 def test_from_disk_directory_and_zip(device: Device, tmp_path: Any) -> None:
     a, b = inputs()
+    seen: list[tuple[str, int, int]] = []
+
+    def note(*state: Any) -> None:
+        seen.append(state)
+
     for name in ("model.gpub", "model"):
-        seen: list[tuple[str, int, int]] = []
-        path = bundle().save(tmp_path / name, progress=lambda *s: seen.append(s))
+        path = bundle().save(tmp_path / name, progress=note)
         assert seen[-1][1] == seen[-1][2]
         seen.clear()
-        with load(path, device, progress=lambda *s: seen.append(s)) as run:
+        with load(path, device, progress=note) as run:
             np.testing.assert_array_equal(run(a, b), expected(a, b))
         assert ("weights", 240, 240) in seen and ("pipelines", 4, 4) in seen
 
@@ -222,6 +226,9 @@ def test_lost_device() -> None:
     for _ in range(2):
         with pytest.raises(DeviceLost, match="lost"):
             run(*inputs())
+    assert device.closed
+    run.close()
+    device.close()
 
 
 def test_threads(exe: Executable) -> None:
@@ -288,12 +295,15 @@ def test_python_numbers_for_scalars(device: Device) -> None:
         assert run(-3) == -3
         with pytest.raises(InputError, match="1000 does not fit int8"):
             run(1000)
-        with pytest.raises(InputError, match="2.5 does not fit int8"):
+        with pytest.raises(InputError, match=r"2\.5 does not fit int8"):
             run(2.5)
 
 
 def test_values_outside_4_bits(device: Device) -> None:
-    with Executable(copies("int4", (2,), 1), device) as run, pytest.raises(InputError, match=r"outside -8\.\.7 of int4"):
+    with (
+        Executable(copies("int4", (2,), 1), device) as run,
+        pytest.raises(InputError, match=r"outside -8\.\.7 of int4"),
+    ):
         run(np.array([0, 8], np.int8))
 
 

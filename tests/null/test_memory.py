@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ def check(items: list[Item], packing: Packing, alignment: int = 256) -> None:
     assert packing.bound == max((sum(s for i, _, s in spans if i.start <= t <= i.end) for t in events), default=0)
     for t in events:  # whoever overlaps in time overlaps at the start of one of them
         live = sorted((o, o + s) for i, o, s in spans if i.start <= t <= i.end)
-        assert all(a[1] <= b[0] for a, b in zip(live, live[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in pairwise(live))
     assert packing.total >= packing.bound
 
 
@@ -64,6 +65,10 @@ def test_pinned_items_stay(items: list[Item], data: st.DataObject) -> None:
     packing = pack(items)
     check(items, packing)
     assert all(i.pinned in (None, o) for i, o in zip(items, packing.offsets, strict=True))
+
+
+def test_a_pinned_item_far_up() -> None:
+    assert pack([Item(256, 0, 0, pinned=2560), Item(512, 0, 3)]) == Packing((2560, 0), 2816, 768)
 
 
 def test_bad_items() -> None:

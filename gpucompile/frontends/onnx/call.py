@@ -28,7 +28,7 @@ Operand = Value | np.ndarray
 Function = Callable[["Call"], Operand | tuple[Operand | None, ...]]
 
 #: Ops on known operands are computed at import up to this many elements; larger ones are left to the passes.
-FOLD_LIMIT = 1 << 16
+FOLD_LIMIT = 1 << 20
 
 
 @dataclass
@@ -61,7 +61,6 @@ class Call:
     inputs: list[Operand | None]
     attributes: dict[str, Any]
     wanted: tuple[bool, ...]  # which outputs anyone reads
-    known: bool = False  # whether an input was computed at import
 
     # reading the node ----------------------------------------------------------------------------------------------
 
@@ -121,7 +120,7 @@ class Call:
         """The result of an op: an array if all operands are arrays and the result is small, else a value."""
         if operands and not any(isinstance(v, Value) for v in operands):
             (result,) = op.result_types(*(None if v is None else type_of(v) for v in operands))
-            if result.size <= FOLD_LIMIT or not result.dtype.is_float:
+            if result.size <= FOLD_LIMIT:
                 with np.errstate(all="ignore"):
                     return np.asarray(op.reference(*operands))
         return self.builder.graph.add(op, *(None if v is None else self.builder.value(v) for v in operands))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gpucompile.errors import ModelError
-from gpucompile.frontends.onnx.call import Call, Operand, onnx_op
+from gpucompile.frontends.onnx.call import FOLD_LIMIT, Call, Operand, onnx_op
 
 
 @onnx_op("Identity")
@@ -64,4 +64,6 @@ def range_(call: Call) -> Operand:
     if not delta:
         raise ModelError("delta is 0")
     count = max(0, math.ceil((limit - start) / delta))
+    if count > FOLD_LIMIT:
+        call.unsupported(f"{count} elements; at most {FOLD_LIMIT} are supported")
     return np.asarray(start + np.arange(count) * delta).astype(start.dtype)

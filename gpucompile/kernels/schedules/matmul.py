@@ -8,7 +8,7 @@ kernel adds the parts. `configs` orders the choices by a model of the time they 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpucompile.ir.index import Index
@@ -25,7 +25,8 @@ LANES = Index.var(LANE, 4)
 
 @dataclass(frozen=True)
 class Tile:
-    """Tile of C (bm x bn), step in k (bk), share of an invocation (tm x tn), workgroups sharing k (splits).
+    """Tile of C (bm x bn), step in k (bk), share of an invocation (tm x tn), groups of invocations that share a step
+    (slices), workgroups that share k (splits).
 
     `rate` is the part of a core's peak the inner loop reaches when nothing else limits it (measured, see
     benchmarks/README.md)."""
@@ -35,28 +36,38 @@ class Tile:
     bk: int
     tm: int
     tn: int
+    slices: int = 1
     rate: float = 0.5
     splits: int = 1
+    unroll: bool = False
 
     @property
     def threads(self) -> int:
-        return (self.bm // self.tm) * (self.bn // self.tn)
+        return (self.bm // self.tm) * (self.bn // self.tn) * self.slices
 
     @property
     def bytes(self) -> int:
-        """Workgroup memory."""
-        return 16 * (self.bm * (self.bk // 4 + 1) + self.bk * self.bn // 4)
+        """Workgroup memory: both tiles, and later the sums that slices exchange."""
+        return max(4 * (self.bm + self.bn) * self.bk, self.slices // 2 * self.bm * self.bn * 4)
 
 
 TILES = (
-    Tile(128, 64, 16, 8, 8, 0.62),
-    Tile(64, 64, 16, 8, 4, 0.52),
-    Tile(32, 64, 16, 4, 4, 0.42),
-    Tile(64, 32, 16, 4, 4, 0.42),
-    Tile(32, 32, 16, 4, 4, 0.34),
-    Tile(16, 64, 16, 2, 4, 0.28),
-    Tile(64, 16, 16, 4, 4, 0.28),
-    Tile(16, 32, 32, 2, 4, 0.22),
+    Tile(128, 64, 16, 8, 8, 1, 0.62),
+    Tile(128, 64, 16, 8, 8, 1, 0.62, unroll=True),
+    Tile(64, 64, 16, 8, 4, 1, 0.52),
+    Tile(64, 64, 16, 8, 4, 1, 0.52, unroll=True),
+    Tile(64, 64, 16, 8, 8, 1, 0.52),
+    Tile(32, 64, 16, 4, 4, 1, 0.42),
+    Tile(64, 32, 16, 4, 4, 1, 0.42),
+    Tile(32, 32, 16, 4, 4, 1, 0.34),
+    Tile(64, 64, 32, 8, 4, 2, 0.52),
+    Tile(64, 32, 32, 4, 4, 2, 0.42),
+    Tile(32, 64, 32, 4, 4, 2, 0.42),
+    Tile(32, 32, 32, 4, 4, 4, 0.34),
+    Tile(32, 32, 64, 4, 4, 4, 0.34),
+    Tile(16, 32, 64, 4, 4, 8, 0.3),
+    Tile(32, 16, 64, 4, 4, 8, 0.3),
+    Tile(16, 16, 128, 4, 4, 16, 0.25),
 )
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
@@ -81,7 +92,7 @@ class TiledMatmul(Schedule):
         for tile in fits:
             for splits in SPLITS if not t.cpu else (1,):
                 if splits == 1 or c.k >= splits * 2 * tile.bk:
-                    choices.append(Tile(tile.bm, tile.bn, tile.bk, tile.tm, tile.tn, tile.rate, splits))
+                    choices.append(replace(tile, splits=splits))
         return sorted(choices, key=lambda tile: predicted_time(c, tile, t.cores))
 
     def emit(self, problem: Problem, config: Any) -> list[Kernel]:
@@ -119,8 +130,8 @@ class TiledMatmul(Schedule):
         first = kernel.finish(
             "matmul", groups, (tile.threads, 1, 1), tile.bytes,
             load_a=load_a, load_b=load_b, store=store, bm=tile.bm, bn=tile.bn, bk=tile.bk, tm=tile.tm, tn=tile.tn,
-            tiles_m=tiles_m, tiles_n=tiles_n, splits=splits, k_split=k_split, k_end=-(-c.k // tile.bk) * tile.bk,
-            unroll=not problem.target.cpu,
+            slices=tile.slices, tiles_m=tiles_m, tiles_n=tiles_n, splits=splits, k_split=k_split, k_end=-(-c.k // tile.bk) * tile.bk,
+            unroll=tile.unroll,
         )  # fmt: skip
         return [first] if partials is None else [first, _add_partials(problem, c, partials, splits)]
 

@@ -1,0 +1,288 @@
+"""The ONNX importer on whole models: folding, names, free dimensions, external data, errors, real networks."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks import networks
+from gpucompile.errors import InputError, ModelError, UnsupportedError
+from gpucompile.frontends.onnx.importer import import_model
+from gpucompile.ir.interpret import interpret
+from tests.null.onnx_models import I64, compare, ints, model, node, random, runtime
+
+
+def test_shape_arithmetic_folds() -> None:
+    """x.view(x.size(0), -1) as PyTorch writes it leaves one reshape and no constant."""
+    nodes = [
+        node("Shape", "x", outputs=["s"]),
+        node("Gather", "s", "zero", outputs=["n"], axis=0),
+        node("Constant", outputs=["k"], value=numpy_helper.from_array(np.array([-1], I64))),
+        node("Unsqueeze", "n", "zero1", outputs=["n1"]),
+        node("Cast", "n1", outputs=["n2"], to=TensorProto.INT32),
+        node("Cast", "n2", outputs=["n3"], name="back", to=TensorProto.INT64),
+        node("Concat", "n3", "k", outputs=["t"], axis=0),
+        node("Reshape", "x", "t"),
+    ]
+    constants = {"zero": np.array(0, I64), **ints(zero1=[0])}
+    graph = compare(model(nodes, {"x": (3, 4, 5)}, constants), random({"x": (3, 4, 5)}))
+    assert [n.op.name for n in graph.nodes] == ["reshape"]
+
+
+def test_constants_known_at_import_may_be_outputs() -> None:
+    nodes = [
+        node("Shape", "x", outputs=["y"], start=1),
+        node("Range", "zero", "ten", "three", outputs=["r"]),
+        node("ConstantOfShape", "y", outputs=["c"], value=numpy_helper.from_array(np.array([7], np.float32))),
+        node("Size", "x", outputs=["n"]),
+        node("Identity", "x", outputs=["i"]),
+    ]
+    constants = {n: np.array(v, I64) for n, v in (("zero", 0), ("ten", 10), ("three", 3))}
+    made = model(nodes, {"x": (3, 4, 5)}, constants, outputs=("y", "r", "c", "n", "i"))
+    compare(made, random({"x": (3, 4, 5)}))
+
+
+def test_names_and_inputs() -> None:
+    made = model(
+        [node("Add", "x", "w", outputs=["sum"]), node("Relu", "sum")], {"x": (4,), "w": (4,)}, random({"w": (4,)})
+    )
+    graph = import_model(made.SerializeToString())
+    assert [v.name for v in graph.inputs] == ["x"]  # w has an initializer: it is no input
+    assert [v.name for n in graph.nodes for v in n.outputs] == ["w", "sum", "y"]
+    assert graph.output_names == ["y"]
+
+
+def test_unneeded_and_unsorted_nodes() -> None:
+    nodes = [
+        node("Relu", "t"),
+        node("NonZero", "x", outputs=["unused"]),  # unsupported, but nobody needs it
+        node("Neg", "x", outputs=["t"]),
+    ]
+    graph = import_model(model(nodes[::2], {"x": (4,)}))
+    assert [n.op.name for n in graph.nodes] == ["neg", "relu"]
+    assert len(import_model(model([nodes[2], nodes[1], nodes[0]], {"x": (4,)}))) == 2
+
+
+def test_weights_are_not_copied() -> None:
+    w = np.arange(12, dtype=np.float32)
+    graph = import_model(model([node("Add", "x", "w")], {"x": (12,)}, {"w": w}))
+    (array,) = (n.op.value.array for n in graph.nodes if n.op.name == "constant")
+    assert isinstance(array.base, (bytes, np.ndarray)) and not array.flags.owndata
+    zeros = ints(s=[1024, 1024, 1024])
+    graph = import_model(
+        model([node("ConstantOfShape", "s", outputs=["c"]), node("Add", "x", "c")], {"x": (1,)}, zeros)
+    )
+    (array,) = (n.op.value.array for n in graph.nodes if n.op.name == "constant")
+    assert array.nbytes == 1 << 32 and not any(array.strides)  # four gigabytes that take four bytes
+
+
+# free dimensions ---------------------------------------------------------------------------------------------------
+
+
+def test_free_dimensions_are_bound_by_name() -> None:
+    made = model([node("Add", "x", "z")], {"x": ("batch", 3, None), "z": ("batch", 3, 4)})
+    graph = import_model(made, {"batch": 2, "x[2]": 4})
+    assert [v.type.shape for v in graph.inputs] == [(2, 3, 4), (2, 3, 4)]
+    with pytest.raises(UnsupportedError) as error:
+        import_model(made)
+    for part in ("input 'x' axis 0 (batch)", "(x[2])", 'dims={"batch": 1, "x[2]": 1}', "--dim batch=1 --dim x[2]=1"):
+        assert part in str(error.value)
+    with pytest.raises(InputError, match=r"no free dimension 'bach'; it has batch, x\[2\]"):
+        import_model(made, {"bach": 2})
+    with pytest.raises(InputError, match="batch is 0, it must be a positive integer"):
+        import_model(made, {"batch": 0})
+
+
+# external data -----------------------------------------------------------------------------------------------------
+
+
+def external(folder: Path, location: str = "w.bin", **entries: int) -> Path:
+    """A model whose weight lies in another file."""
+    made = model([node("Add", "x", "w")], {"x": (4,)}, {"w": np.zeros(4, np.float32)})
+    tensor = made.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, **entries}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    path = folder / "m.onnx"
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def test_external_data(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    np.arange(10, dtype=np.float32).tofile(folder / "w.bin")
+    graph = import_model(external(folder, offset=8, length=16))
+    y = interpret(graph, {"x": np.zeros(4, np.float32)})["y"]
+    np.testing.assert_array_equal(y, [2, 3, 4, 5])
+    with pytest.raises(ModelError, match=r"needs 16 bytes at offset 32 of 'w.bin', which has 40"):
+        import_model(external(folder, offset=32))
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        import_model(external(folder, "../secret.bin"))
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        import_model(external(folder, os.fspath(tmp_path / "secret.bin")))
+    (tmp_path / "secret.bin").write_bytes(b"0" * 64)
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        import_model(external(folder, "link.bin"))
+    with pytest.raises(ModelError, match=r"external data 'gone.bin' cannot be read"):
+        import_model(external(folder, "gone.bin"))
+    with pytest.raises(ModelError, match="pass the model's path"):
+        import_model(external(folder).read_bytes())
+
+
+# errors ------------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_are_no_models(tmp_path: Path) -> None:
+    good = model([node("Add", "x", "w")], {"x": (64,)}, random({"w": (64,)})).SerializeToString()
+    path = tmp_path / "m.onnx"
+    with pytest.raises(ModelError, match=r"m\.onnx: cannot be read: No such file"):
+        import_model(path)
+    with pytest.raises(ModelError, match="cannot be read: Is a directory"):
+        import_model(tmp_path)
+    for content in (b"", b"not a model", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(64), b"{}"):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=r"m\.onnx: .*(not an ONNX model|empty)"):
+            import_model(path)
+    for length in range(1, len(good)):  # truncated anywhere
+        with pytest.raises((ModelError, UnsupportedError)):
+            import_model(good[:length])
+
+
+def test_corrupt_models_raise_nothing_else() -> None:
+    """Flipped bytes: a clear error, or a model that happens to be valid."""
+    nodes = [node("Conv", "x", "w", outputs=["c"], pads=[1, 1, 1, 1]), node("Reshape", "c", "s")]
+    constants = {"w": random({"w": (2, 3, 3, 3)})["w"], **ints(s=[2, -1])}
+    good = model(nodes, {"x": (1, 3, 4, 4)}, constants).SerializeToString()
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(600):
+        data = bytearray(good)
+        data[rng.integers(len(data))] = rng.integers(256)
+        try:
+            import_model(bytes(data))
+            outcomes.add("valid")
+        except (ModelError, UnsupportedError) as e:
+            outcomes.add(type(e).__name__)
+    assert outcomes == {"valid", "ModelError", "UnsupportedError"}
+
+
+def test_all_unsupported_ops_are_listed() -> None:
+    nodes = [
+        node("NonZero", "x", outputs=["a"]),
+        node("Relu", "x", outputs=["b"]),
+        node("Einsum", "b", outputs=["c"], equation="ij->ji"),
+        helper.make_node("Magic", ["c"], ["d"], domain="com.example"),
+    ]
+    with pytest.raises(UnsupportedError) as error:
+        import_model(model(nodes, {"x": (3, 4)}, outputs=("a", "d")))
+    lines = str(error.value).splitlines()[1:]
+    assert [line.strip() for line in lines] == [
+        "NonZero (ai.onnx opset 17): 1x, 'the NonZero'",
+        "Einsum (ai.onnx opset 17): 1x, 'the Einsum'",
+        "Magic (com.example): 1x, 'd'",
+    ]
+
+
+X = {"x": (1, 3, 4, 4)}
+BAD: list[tuple[onnx.ModelProto, type[Exception], str]] = [
+    (model([node("Relu", "x")], X, opset=6), UnsupportedError, "ONNX opset 6; supported are 7 to"),
+    (model([node("Relu", "x")], X, opset=99), UnsupportedError, "ONNX opset 99"),
+    (model([node("Relu", "x")], X, dtype=TensorProto.STRING), UnsupportedError, "input 'x' has the data type string"),
+    (model([node("Relu", "x")], X, dtype=TensorProto.BFLOAT16), UnsupportedError, "has the data type bfloat16"),
+    (model([node("Relu", "gone")], X), ModelError, "Relu 'the Relu': 'gone' is not defined anywhere"),
+    (model([node("Relu", "x")], X, outputs=("nope",)), ModelError, "the outputs: 'nope' is not defined"),
+    (model([node("Relu", "x"), node("Neg", "x")], X), ModelError, "Neg 'the Neg': 'y' is defined twice"),
+    (model([node("Relu", "x", outputs=["x"])], X, outputs=("x",)), ModelError, "'x' is defined twice"),
+    (
+        model([node("Add", "x", "b", outputs=["a"]), node("Neg", "a", outputs=["b"]), node("Relu", "b")], X),
+        ModelError,
+        "the graph has a cycle: ",
+    ),
+    (model([node("Conv", "x", "w")], X, random({"w": (2, 4, 3, 3)})), ModelError, "the filter takes 4 input channels"),
+    (model([node("Conv", "x")], X), ModelError, "Conv 'the Conv': input 1 is missing"),
+    (model([node("Reshape", "x", "s")], X, ints(s=[5, -1])), ModelError, "f32[1,3,4,4] cannot become [5, -1]"),
+    (model([node("Reshape", "x", "s")], X, ints(s=[-1, -1])), ModelError, "has more than one -1"),
+    (model([node("Softmax", "x", axis=7)], X), ModelError, "axis 7 is not an axis of a rank 4 tensor"),
+    (model([node("MaxPool", "x")], X), ModelError, "the attribute kernel_shape is missing"),
+    (model([node("MatMul", "x", "w")], X, random({"w": (5, 2)})), ModelError, "inner dimensions 4 and 5 differ"),
+    (
+        model([node("Shape", "x", outputs=["s"]), node("NonZero", "x", outputs=["t"]), node("Neg", "t")], X),
+        UnsupportedError,
+        "NonZero (ai.onnx opset 17)",
+    ),
+    (
+        model([node("Conv", "x", "w")], {"x": (1, 2, 3, 4, 5)}, random({"w": (1, 2, 1, 1, 1)})),
+        UnsupportedError,
+        "3 spatial axes; 1 and 2 are supported",
+    ),
+    (
+        model([node("Cast", "x", to=TensorProto.INT64, outputs=["s"]), node("Reshape", "x", "s")], {"x": (2,)}),
+        UnsupportedError,
+        "Reshape 'the Reshape': its shape depends on the data",
+    ),
+    (
+        model([node("MaxPool", "x", outputs=["y", "i"], kernel_shape=[2, 2])], X, outputs=("y", "i")),
+        UnsupportedError,
+        "its output 1 (i) is used",
+    ),
+]
+
+
+@pytest.mark.parametrize(("made", "kind", "text"), BAD, ids=[b[2][:30] for b in BAD])
+def test_bad_models(made: onnx.ModelProto, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=re.escape(text)) as error:
+        import_model(made)
+    assert str(error.value).startswith("model 'test': ")
+
+
+def test_tensor_data_must_suit_its_shape() -> None:
+    made = model([node("Add", "x", "w")], {"x": (4,)}, random({"w": (4,)}))
+    made.graph.initializer[0].raw_data = bytes(12)
+    with pytest.raises(ModelError, match=r"tensor 'w' of shape \[4\] needs 16 bytes, the file has 12"):
+        import_model(made)
+    made.graph.initializer[0].dims[0] = -4
+    with pytest.raises(ModelError, match=r"tensor 'w' has a negative dimension: \[-4\]"):
+        import_model(made)
+
+
+# networks ----------------------------------------------------------------------------------------------------------
+
+#: Nodes by op that stay of each shipped network; the weights' ConstantOfShape, Dropout and Shape fold away.
+STRUCTURE = {
+    "alexnet": {"conv2d": 5, "gemm": 3, "lrn": 2, "max_pool2d": 3},
+    "densenet121": {"conv2d": 121, "batch_normalization": 121, "concat": 58, "average_pool2d": 4},
+    "inception_v1": {"conv2d": 57, "max_pool2d": 13, "concat": 9, "lrn": 2},
+    "inception_v2": {"conv2d": 69, "batch_normalization": 69, "concat": 10},
+    "resnet50": {"conv2d": 53, "batch_normalization": 53, "relu": 49, "add": 16, "max_pool2d": 1},
+    "shufflenet": {"conv2d": 49, "transpose": 16, "concat": 3, "average_pool2d": 4},
+    "squeezenet": {"conv2d": 26, "relu": 26, "concat": 8, "max_pool2d": 3, "softmax": 1},
+    "vgg19": {"conv2d": 16, "gemm": 3, "max_pool2d": 5},
+    "zfnet512": {"conv2d": 5, "gemm": 3, "lrn": 2},
+}
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_shipped_network(name: str) -> None:
+    graph = import_model(networks.shipped(name))
+    graph.verify()
+    assert STRUCTURE[name].items() <= graph.statistics().items()
+    assert [v.type.shape for v in graph.inputs] == [(1, 3, 224, 224)]
+    assert [v.type.size for v in graph.outputs] == [1000]
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet"])
+def test_randomized_network_matches_onnxruntime(name: str) -> None:
+    made = networks.randomized(name)
+    feeds = networks.random_input(name)
+    (got,) = interpret(import_model(made), feeds).values()
+    (want,) = runtime(made, feeds)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(np.abs(want).max()))
