@@ -154,8 +154,8 @@ def candidates(shape: Shape, most: int) -> list[Any]:
         return list(dict.fromkeys(configs))
     out = list(configs[:3])
     for tile in TILES:  # without a split, and the two best splits
-        same = [c for c in configs if replace(c, splits=1) == tile]
-        out += [c for c in same if c.splits == 1] + same[:2]
+        same = [c for c in configs if replace(c, splits=1, unroll=tile.unroll) == tile]
+        out += [c for c in same if c.splits == 1] + same[:3]
     return list(dict.fromkeys(out))[:most]
 
 

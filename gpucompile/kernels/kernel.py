@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from gpucompile.kernels.view import Storage
-from gpucompile.runtime.format import Access
 
+Access = Literal["read", "read_write"]
 Runs = tuple[int, int, int, int]  # offset, size, count, stride in bytes, inside the storage
 
 

@@ -39,7 +39,7 @@ class Tile:
     slices: int = 1
     rate: float = 0.5
     splits: int = 1
-    unroll: bool = False
+    unroll: bool = True
 
     @property
     def threads(self) -> int:
@@ -53,14 +53,15 @@ class Tile:
 
 TILES = (
     Tile(128, 64, 16, 8, 8, 1, 0.62),
-    Tile(128, 64, 16, 8, 8, 1, 0.62, unroll=True),
     Tile(64, 64, 16, 8, 4, 1, 0.52),
-    Tile(64, 64, 16, 8, 4, 1, 0.52, unroll=True),
+    Tile(64, 64, 16, 4, 8, 1, 0.52),
     Tile(64, 64, 16, 8, 8, 1, 0.52),
     Tile(32, 64, 16, 4, 4, 1, 0.42),
     Tile(64, 32, 16, 4, 4, 1, 0.42),
     Tile(32, 32, 16, 4, 4, 1, 0.34),
     Tile(64, 64, 32, 8, 4, 2, 0.52),
+    Tile(64, 64, 32, 8, 8, 4, 0.52),
+    Tile(32, 32, 64, 8, 4, 8, 0.4),
     Tile(64, 32, 32, 4, 4, 2, 0.42),
     Tile(32, 64, 32, 4, 4, 2, 0.42),
     Tile(32, 32, 32, 4, 4, 4, 0.34),
@@ -92,7 +93,7 @@ class TiledMatmul(Schedule):
         for tile in fits:
             for splits in SPLITS if not t.cpu else (1,):
                 if splits == 1 or c.k >= splits * 2 * tile.bk:
-                    choices.append(replace(tile, splits=splits))
+                    choices.append(replace(tile, splits=splits, unroll=not t.cpu))
         return sorted(choices, key=lambda tile: predicted_time(c, tile, t.cores))
 
     def emit(self, problem: Problem, config: Any) -> list[Kernel]:
