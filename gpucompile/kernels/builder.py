@@ -387,6 +387,8 @@ class Function:
         coords = _inside(coords, value)
         while value is not end:
             self._memo[-1][(value, coords, width)] = name
+            if width == 4 and not any(LANE in c.variables for c in coords):  # an extent of 1: only lane 0 is stored
+                self._memo[-1][(value, coords, 1)] = f"{name}.x"
             (node,) = value.users
             if isinstance(node.op, Elementwise):
                 name = self._elementwise(node, coords, width)

@@ -164,7 +164,7 @@ def _assemble(
         writes: list[Region] = []
         for a in kernel.arguments:
             reads += _regions(a, a.reads, generation, numbers, where)
-            if a.reads and a.writes:  # in place: what is written is another value
+            if set(a.reads) & set(a.writes):  # in place: what is written is another value
                 generation[a.storage] = generation.get(a.storage, 0) + 1
             writes += _regions(a, a.writes, generation, numbers, where)
         bindings = tuple(Binding(*where[a.storage], _padded(a.storage), a.access) for a in kernel.arguments)

@@ -28,16 +28,17 @@ class Tile:
     """Tile of C (bm x bn), step in k (bk), share of an invocation (tm x tn), groups of invocations that share a step
     (slices), workgroups that share k (splits).
 
-    `rate` is the part of a core's peak the inner loop reaches when nothing else limits it (measured, see
-    benchmarks/README.md)."""
+    `step_us` is how long one step in k takes a workgroup alone on a core, `resident` how many workgroups a core works on
+    before they slow each other down: fitted to measurements, see benchmarks/README.md."""
 
     bm: int
     bn: int
     bk: int
     tm: int
     tn: int
-    slices: int = 1
-    rate: float = 0.5
+    slices: int
+    step_us: float
+    resident: float
     splits: int = 1
     unroll: bool = True
 
@@ -52,25 +53,32 @@ class Tile:
 
 
 TILES = (
-    Tile(128, 64, 16, 8, 8, 1, 0.62),
-    Tile(64, 64, 16, 8, 4, 1, 0.52),
-    Tile(64, 64, 16, 4, 8, 1, 0.52),
-    Tile(64, 64, 16, 8, 8, 1, 0.52),
-    Tile(32, 64, 16, 4, 4, 1, 0.42),
-    Tile(64, 32, 16, 4, 4, 1, 0.42),
-    Tile(32, 32, 16, 4, 4, 1, 0.34),
-    Tile(64, 64, 32, 8, 4, 2, 0.52),
-    Tile(64, 64, 32, 8, 8, 4, 0.52),
-    Tile(32, 32, 64, 8, 4, 8, 0.4),
-    Tile(64, 32, 32, 4, 4, 2, 0.42),
-    Tile(32, 64, 32, 4, 4, 2, 0.42),
-    Tile(32, 32, 32, 4, 4, 4, 0.34),
-    Tile(32, 32, 64, 4, 4, 4, 0.34),
-    Tile(16, 32, 64, 4, 4, 8, 0.3),
-    Tile(32, 16, 64, 4, 4, 8, 0.3),
-    Tile(16, 16, 128, 4, 4, 16, 0.25),
+    Tile(16, 16, 128, 4, 4, 16, 0.85, 1.6),
+    Tile(16, 32, 64, 4, 4, 8, 1.03, 2.2),
+    Tile(32, 16, 64, 4, 4, 8, 1.37, 2.8),
+    Tile(32, 32, 16, 4, 4, 1, 1.27, 5.1),
+    Tile(32, 32, 32, 4, 4, 4, 1.05, 2.1),
+    Tile(32, 32, 64, 4, 4, 4, 1.56, 1.8),
+    Tile(32, 32, 64, 8, 4, 8, 1.64, 1.7),
+    Tile(32, 64, 16, 4, 4, 1, 1.04, 2.4),
+    Tile(32, 64, 32, 4, 4, 2, 1.32, 1.6),
+    Tile(64, 32, 16, 4, 4, 1, 1.25, 2.7),
+    Tile(64, 32, 32, 4, 4, 2, 1.57, 1.8),
+    Tile(64, 64, 16, 4, 8, 1, 1.62, 2.2),
+    Tile(64, 64, 16, 8, 4, 1, 1.69, 2.1),
+    Tile(64, 64, 16, 8, 8, 1, 2.50, 3.2),
+    Tile(64, 64, 32, 8, 4, 2, 2.08, 1.35),
+    Tile(128, 64, 16, 8, 8, 1, 2.75, 1.9),
+    # more than WebGPU's default 16 KiB of workgroup memory
+    Tile(32, 64, 64, 4, 4, 2, 1.8, 1.4),
+    Tile(32, 64, 64, 4, 4, 4, 1.6, 1.0),
+    Tile(32, 32, 128, 4, 4, 4, 1.9, 1.3),
+    Tile(16, 32, 128, 4, 4, 8, 1.4, 1.6),
+    Tile(64, 64, 64, 8, 4, 2, 2.8, 1.1),
+    Tile(128, 64, 32, 8, 8, 2, 3.4, 1.3),
 )
-SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+SPLITS = (2, 3, 4, 6, 8, 12, 16, 24)
+SPLIT_GAIN = 0.8  # a split is taken when it is predicted to take less than this part of the time
 
 
 class TiledMatmul(Schedule):
@@ -84,17 +92,19 @@ class TiledMatmul(Schedule):
         assert c is not None
         t = problem.target
         fits = [
-            tile
+            replace(tile, unroll=not t.cpu)
             for tile in TILES
             if tile.threads <= t.limit("max-compute-invocations-per-workgroup")
             and tile.bytes <= t.limit("max-compute-workgroup-storage-size")
         ]
-        choices = []
-        for tile in fits:
-            for splits in SPLITS if not t.cpu else (1,):
-                if splits == 1 or c.k >= splits * 2 * tile.bk:
-                    choices.append(replace(tile, splits=splits, unroll=not t.cpu))
-        return sorted(choices, key=lambda tile: predicted_time(c, tile, t.cores))
+        if t.cpu:
+            return sorted((tile for tile in fits if tile.slices == 1), key=lambda tile: serial_time(c, tile))
+        whole = sorted(fits, key=lambda tile: predicted_us(c, tile, t.cores))
+        split = [replace(tile, splits=s) for tile in fits for s in SPLITS if c.k >= s * 2 * tile.bk]
+        split.sort(key=lambda tile: predicted_us(c, tile, t.cores))
+        # a second kernel and its memory must be worth it
+        worth = bool(split) and predicted_us(c, split[0], t.cores) < SPLIT_GAIN * predicted_us(c, whole[0], t.cores)
+        return split + whole if worth else whole + split
 
     def emit(self, problem: Problem, config: Any) -> list[Kernel]:
         c = contraction_of(problem.anchor)
@@ -137,19 +147,21 @@ class TiledMatmul(Schedule):
         return [first] if partials is None else [first, _add_partials(problem, c, partials, splits)]
 
 
-def predicted_time(c: Contraction, tile: Tile, cores: int) -> float:
-    """Relative time of a tile: multiply-adds of the busiest core over its rate, plus what starting and ending cost.
-
-    A core with fewer than two workgroups cannot hide its memory latency; a split pays for a second kernel."""
+def predicted_us(c: Contraction, tile: Tile, cores: int) -> float:
+    """Microseconds by a model fitted to an H200: launch, steps in k (slower when a core holds many workgroups), and for
+    a split the second kernel with its traffic."""
+    steps = -(-c.k // (tile.splits * tile.bk))
     groups = -(-c.m // tile.bm) * -(-c.n // tile.bn) * c.batch * tile.splits
-    k = -(-c.k // (tile.splits * tile.bk)) * tile.bk
-    resident = max(1, 512 // tile.threads)  # workgroups a core works on at a time
-    waves = math.ceil(groups / (cores * resident))
-    busiest = min(resident * waves, math.ceil(groups / cores))
-    hidden = min(1.0, 0.35 + 0.65 * busiest / min(resident, 4))
-    work = busiest * tile.bm * tile.bn * (k + 2 * tile.bk)
-    overhead = 0.0 if tile.splits == 1 else 3.0e5 + 1.0 * tile.splits * c.m * c.n * c.batch / cores * 4
-    return work / (tile.rate * hidden) + overhead
+    crowding = (1 + (groups / cores / tile.resident) ** 3) ** (1 / 3)
+    time = 5.5 + (steps + 2) * tile.step_us * crowding
+    return time if tile.splits == 1 else time + 2.6 + 0.0144e-6 * tile.splits * c.batch * c.m * c.n
+
+
+def serial_time(c: Contraction, tile: Tile) -> float:
+    """Relative time where the invocations of a workgroup run one after the other: multiply-adds of the padded problem,
+    and workgroup memory read for them."""
+    padded = -(-c.m // tile.bm) * tile.bm * -(-c.n // tile.bn) * tile.bn * -(-c.k // tile.bk) * tile.bk
+    return padded * (1.0 + 2.0 * (1 / tile.tm + 1 / tile.tn) + 2.0 * (1 / tile.bm + 1 / tile.bn))
 
 
 class Rows(Schedule):
