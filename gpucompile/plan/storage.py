@@ -68,7 +68,7 @@ def _place_operands(node: Node, views: dict[Value, View]) -> None:
             # 8-bit elements are written four at a time: they stay where a word begins
             if _placeable(v, views) and not _follows_view(v) and v.type.dtype.bits > 8:
                 view = View(out.storage, v.type, out.offset + start * out.strides[node.op.axis], out.strides)
-                if view.runs() is not None:
+                if view.runs() is not None and _parts_are_regular(v, view):
                     views[v] = view
             start += v.type.shape[node.op.axis]
     elif isinstance(node.op, Reshape) and node.output in views:
@@ -76,6 +76,14 @@ def _place_operands(node: Node, views: dict[Value, View]) -> None:
         (v,) = node.operand_values
         if out.contiguous and _placeable(v, views) and not _follows_view(v):
             views[v] = View(out.storage, v.type, out.offset, strides_of(v.type.shape))
+
+
+def _parts_are_regular(value: Value, view: View) -> bool:
+    """Whether the operands of a concat whose result lies at `view` can be written there one by one."""
+    node = value.producer
+    if node is None or not isinstance(node.op, Concat):
+        return True
+    return all(View(view.storage, v.type, view.offset, view.strides).runs() is not None for v in node.operand_values)
 
 
 def _follows_view(value: Value) -> bool:

@@ -216,12 +216,13 @@ class Device:
         """A shader module from full WGSL text; `key` (such as a sha256) makes it shared. DeviceError if invalid."""
         with self._lock:
             module = self._modules.get((key, text)) if key else None
-            if module is None:
-                with self.guard(f"compiling shader {label or key[:12]}"):
-                    module = self.handle.create_shader_module(label=label, code=text)
-                if key:
-                    self._modules[key, text] = module
-            return module
+        if module is None:  # compiled outside the lock, so that several threads can
+            with self.guard(f"compiling shader {label or key[:12]}"):
+                module = self.handle.create_shader_module(label=label, code=text)
+            if key:
+                with self._lock:
+                    module = self._modules.setdefault((key, text), module)
+        return module
 
     def pipeline(
         self, sha256: str, text: str, accesses: Sequence[str], features: Iterable[str] = (), label: str = ""
@@ -231,17 +232,18 @@ class Device:
         key = (sha256, prelude, *accesses)
         with self._lock:
             pipeline = self._pipelines.get(key)
-            if pipeline is None:
-                name = label or sha256[:12]
-                module = self.shader(prelude + text, sha256, name)
-                with self.guard(f"creating the pipeline of shader {name}"):
-                    pipeline = self.handle.create_compute_pipeline(
-                        label=name,
-                        layout=self.layout(tuple(accesses))[1],
-                        compute={"module": module, "entry_point": "main"},
-                    )
-                self._pipelines[key] = pipeline
-            return pipeline
+        if pipeline is None:
+            name = label or sha256[:12]
+            module = self.shader(prelude + text, sha256, name)
+            with self.guard(f"creating the pipeline of shader {name}"):
+                pipeline = self.handle.create_compute_pipeline(
+                    label=name,
+                    layout=self.layout(tuple(accesses))[1],
+                    compute={"module": module, "entry_point": "main"},
+                )
+            with self._lock:
+                pipeline = self._pipelines.setdefault(key, pipeline)
+        return pipeline
 
     def missing(self, requires: Requires) -> list[str]:
         """What this device lacks of a plan's requirements, as text; empty if it can run it."""

@@ -10,7 +10,9 @@ so `start` of one run may follow `start` of another before it is finished.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -94,12 +96,20 @@ class Player:
         wanted: dict[tuple[int, tuple[Access, ...]], str] = {}
         for step in plan.steps:
             wanted.setdefault((step.shader, tuple(b.access for b in step.bindings)), step.label)
-        out = {}
-        for done, ((shader, accesses), label) in enumerate(wanted.items(), 1):
+        def create(item: tuple[tuple[int, tuple[Access, ...]], str]) -> tuple[tuple[int, tuple[Access, ...]], Any]:
+            (shader, accesses), label = item
             sha = plan.shaders[shader]
-            out[shader, accesses] = self.device.pipeline(sha, bundle.shader(sha), accesses, features, label)
-            if progress is not None:
-                progress("pipelines", done, len(wanted))
+            return item[0], self.device.pipeline(sha, texts[sha], accesses, features, label)
+
+        texts = {sha: bundle.shader(sha) for sha in plan.shaders}
+        out = {}
+        # drivers compile for a long time and release Python's lock meanwhile; Dawn's devices take one thread at a time
+        workers = min(16, os.cpu_count() or 1) if self.device.is_naga else 1
+        with ThreadPoolExecutor(workers, "gpucompile-pipelines") as pool:
+            for done, (key, pipeline) in enumerate(pool.map(create, wanted.items()), 1):
+                out[key] = pipeline
+                if progress is not None:
+                    progress("pipelines", done, len(wanted))
         return out
 
     def _create_groups(self, pipelines: _Pipelines) -> list[Step]:

