@@ -1,9 +1,9 @@
 """What several tiers share: graphs to test with, targets to compile for, and a player on Dawn's Null backend.
 
-    op_graphs    one graph for every case of every registered op
-    graphs       a hypothesis strategy: random DAGs of small tensors
-    TARGETS      a portable, a large native and a software target
-    NullPlayer   a process of its own, whose wgpu is Dawn without a driver: Chrome's validator and WGSL compiler
+op_graphs    one graph for every case of every registered op
+graphs       a hypothesis strategy: random DAGs of small tensors
+TARGETS      a portable, a large native and a software target
+NullPlayer   a process of its own, whose wgpu is Dawn without a driver: Chrome's validator and WGSL compiler
 """
 
 from __future__ import annotations
@@ -181,8 +181,10 @@ class _Builder:
 
         def fits(v: Value) -> bool:
             a, b = list(v.type.shape), list(x.type.shape)
-            return v.type.dtype == x.type.dtype and len(a) == len(b) and all(
-                i == axis or d == e for i, (d, e) in enumerate(zip(a, b, strict=True))
+            return (
+                v.type.dtype == x.type.dtype
+                and len(a) == len(b)
+                and all(i == axis or d == e for i, (d, e) in enumerate(zip(a, b, strict=True)))
             )
 
         others = [v for v in self.pool if fits(v)]
@@ -220,7 +222,10 @@ class _Builder:
         if x.type.rank != 4 or self.choice(True, False):
             return self.add(LocalResponseNormalization(3, 0.1), x)
         axis = self.integer(0, 3)
-        mean, variance = self.constant(x.type.shape[axis]), self.graph.constant(np.full(x.type.shape[axis], 1.5, np.float32))
+        mean, variance = (
+            self.constant(x.type.shape[axis]),
+            self.graph.constant(np.full(x.type.shape[axis], 1.5, np.float32)),
+        )
         return self.add(BatchNormalization(axis), x, mean, variance)
 
     def matmul(self, x: Value) -> Value:

@@ -48,7 +48,7 @@ def literal(value: float, t: str) -> str:
         number = np.float16(value) if kind == "f16" else np.float32(value)
     if not np.isfinite(number):
         raise UnsupportedError(f"the constant {value} has no {kind} literal in WGSL")
-    text = str(number)  # the shortest that rounds to it; Tint rejects what lies above the largest number before rounding
+    text = str(number)  # the shortest that rounds to it; but Tint rejects text above the largest number
     if abs(float(text)) > float(np.finfo(number).max):
         text = repr(float(number))
     return f"{t}({text}{'h' if kind == 'f16' else 'f'})"

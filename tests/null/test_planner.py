@@ -1,4 +1,4 @@
-"""The planner: what every plan must fulfil, on random graphs and on nine networks, and what it did on graphs made for it.
+"""The planner: what every plan must fulfil, on random graphs and nine networks; what it did on graphs made for it.
 
 `plan.verify.verify` proves a plan sound; what is asserted here besides is that it is good (nothing copied that need not
 be, scratch at its lower bound), the same every time, and made quickly.
@@ -143,6 +143,15 @@ def test_concats_of_concats_need_no_copy() -> None:
     second = b(Concat(1), first, b.conv(b(Relu(), first), 4))
     plan = plan_of(b, second)
     assert not [label for label in labels(plan) if "concat" in label]
+
+
+def test_a_concat_inside_a_concat_of_another_axis() -> None:
+    """Its parts would lie in the outer result as stripes of stripes, which no region describes: it is copied as one."""
+    b = Build()
+    x = b(Relu(), b.x(1, 4, 6, 6))
+    inner = b(Concat(3), b(Softmax(1), x), b(Softmax(2), x))
+    plan = plan_of(b, b(Concat(2), inner, b(Softmax(1), inner)))
+    assert labels(plan) == ["relu", "softmax", "softmax", "softmax", "concat[0]"]
 
 
 @pytest.mark.parametrize("value", ["twice", "input", "constant"])

@@ -89,7 +89,9 @@ def test_headers_are_read_right(text: str, names: set[str]) -> None:
     assert declared(text) == names
 
 
-@pytest.mark.parametrize("text", ["a", "{#- nothing -#}", "{#- params: a b -#}", "{#- params: a, a -#}", "{#- params: a (b -#}"])
+@pytest.mark.parametrize(
+    "text", ["a", "{#- nothing -#}", "{#- params: a b -#}", "{#- params: a, a -#}", "{#- params: a (b -#}"]
+)
 def test_bad_headers_are_noticed(text: str) -> None:
     with pytest.raises(AssertionError):
         declared(text)

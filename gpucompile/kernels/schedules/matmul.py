@@ -53,32 +53,31 @@ class Tile:
 
 
 TILES = (
-    Tile(16, 16, 128, 4, 4, 16, 0.85, 1.6),
-    Tile(16, 32, 64, 4, 4, 8, 1.03, 2.2),
-    Tile(32, 16, 64, 4, 4, 8, 1.37, 2.8),
-    Tile(32, 32, 16, 4, 4, 1, 1.27, 5.1),
-    Tile(32, 32, 32, 4, 4, 4, 1.05, 2.1),
-    Tile(32, 32, 64, 4, 4, 4, 1.56, 1.8),
-    Tile(32, 32, 64, 8, 4, 8, 1.64, 1.7),
-    Tile(32, 64, 16, 4, 4, 1, 1.04, 2.4),
-    Tile(32, 64, 32, 4, 4, 2, 1.32, 1.6),
-    Tile(64, 32, 16, 4, 4, 1, 1.25, 2.7),
-    Tile(64, 32, 32, 4, 4, 2, 1.57, 1.8),
-    Tile(64, 64, 16, 4, 8, 1, 1.62, 2.2),
-    Tile(64, 64, 16, 8, 4, 1, 1.69, 2.1),
-    Tile(64, 64, 16, 8, 8, 1, 2.50, 3.2),
-    Tile(64, 64, 32, 8, 4, 2, 2.08, 1.35),
-    Tile(128, 64, 16, 8, 8, 1, 2.75, 1.9),
+    Tile(16, 16, 128, 4, 4, 16, 1.08, 2.0),
+    Tile(16, 32, 64, 4, 4, 8, 0.97, 2.2),
+    Tile(32, 16, 64, 4, 4, 8, 1.24, 2.35),
+    Tile(32, 32, 16, 4, 4, 1, 1.07, 4.9),
+    Tile(32, 32, 32, 4, 4, 4, 0.89, 2.0),
+    Tile(32, 32, 64, 4, 4, 4, 1.45, 1.87),
+    Tile(32, 32, 64, 8, 4, 8, 1.46, 1.68),
+    Tile(32, 64, 16, 4, 4, 1, 0.82, 2.1),
+    Tile(32, 64, 32, 4, 4, 2, 1.21, 1.67),
+    Tile(64, 32, 16, 4, 4, 1, 1.10, 2.7),
+    Tile(64, 32, 32, 4, 4, 2, 1.34, 1.78),
+    Tile(64, 64, 16, 4, 8, 1, 1.28, 1.94),
+    Tile(64, 64, 16, 8, 4, 1, 1.27, 1.92),
+    Tile(64, 64, 16, 8, 8, 1, 2.00, 3.0),
+    Tile(64, 64, 32, 8, 4, 2, 1.81, 1.34),
+    Tile(128, 64, 16, 8, 8, 1, 1.99, 1.54),
     # more than WebGPU's default 16 KiB of workgroup memory
-    Tile(32, 64, 64, 4, 4, 2, 1.8, 1.4),
-    Tile(32, 64, 64, 4, 4, 4, 1.6, 1.0),
-    Tile(32, 32, 128, 4, 4, 4, 1.9, 1.3),
-    Tile(16, 32, 128, 4, 4, 8, 1.4, 1.6),
-    Tile(64, 64, 64, 8, 4, 2, 2.8, 1.1),
-    Tile(128, 64, 32, 8, 8, 2, 3.4, 1.3),
+    Tile(32, 64, 64, 4, 4, 2, 1.84, 1.34),
+    Tile(32, 64, 64, 4, 4, 4, 1.76, 1.32),
+    Tile(16, 32, 128, 4, 4, 8, 1.34, 1.67),
+    Tile(64, 64, 64, 8, 4, 2, 2.80, 1.05),
+    Tile(128, 64, 32, 8, 8, 2, 2.94, 1.03),
 )
 SPLITS = (2, 3, 4, 6, 8, 12, 16, 24)
-SPLIT_GAIN = 0.8  # a split is taken when it is predicted to take less than this part of the time
+SPLIT_GAIN = 0.9  # a split is taken when it is predicted to take less than this part of the time
 
 
 class TiledMatmul(Schedule):
@@ -153,8 +152,8 @@ def predicted_us(c: Contraction, tile: Tile, cores: int) -> float:
     steps = -(-c.k // (tile.splits * tile.bk))
     groups = -(-c.m // tile.bm) * -(-c.n // tile.bn) * c.batch * tile.splits
     crowding = (1 + (groups / cores / tile.resident) ** 3) ** (1 / 3)
-    time = 5.5 + (steps + 2) * tile.step_us * crowding
-    return time if tile.splits == 1 else time + 2.6 + 0.0144e-6 * tile.splits * c.batch * c.m * c.n
+    time = 5.9 + (steps + 2) * tile.step_us * crowding
+    return time if tile.splits == 1 else time + 2.0 + 0.01e-6 * tile.splits * c.batch * c.m * c.n
 
 
 def serial_time(c: Contraction, tile: Tile) -> float:
