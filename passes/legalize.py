@@ -2,6 +2,7 @@
 
     reduce_log_sum_exp(x)             m = min(max(reduce_max(x), lowest), highest);  log(reduce_sum(exp(x - m))) + m
     batch_normalization(x, variables) (x - mean) / sqrt(variance + epsilon) * scale + bias, broadcast
+    layer_, instance_normalization    (x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + bias
     reductions of single elements     (no axes, or extents of 1) -> abs(x), x * x, log(x) or x, reshaped
     outputs                           that are inputs, constants or another output -> identity of them
 
@@ -23,8 +24,8 @@ from gpucompile.ir.types import DataType
 from gpucompile.ops import elementwise, reduction
 from gpucompile.ops.activation import Clamp
 from gpucompile.ops.categories import Reduction
-from gpucompile.ops.movement import Reshape
-from gpucompile.ops.normalize import BatchNormalization
+from gpucompile.ops.movement import Reshape, Transpose
+from gpucompile.ops.normalize import BatchNormalization, InstanceNormalization, LayerNormalization
 from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passmanager.base import Context, Pass
 
@@ -142,7 +143,40 @@ def batch_norm(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return out if bias is None else add(elementwise.Add(), out, add(Reshape(shape), bias))
 
 
+def normalization(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """(x - mean) / sqrt(mean of squares + epsilon) * scale + bias, both means over the normalised axes"""
+    op = node.op
+    assert isinstance(op, (InstanceNormalization, LayerNormalization))
+    x, scale, bias = (*node.inputs, None, None)[:3]
+    assert x is not None
+    rank = x.type.rank
+    if isinstance(op, LayerNormalization):
+        axes = op.normalized_axes(rank)
+        order = tuple(sorted(range(len(axes)), key=axes.__getitem__))  # of scale's axes, to stand as the input's do
+        shape = tuple(d if i in axes else 1 for i, d in enumerate(x.type.shape))
+    else:
+        axes = tuple(op.layout.index(a) for a in "hw")
+        order, shape = (0,), tuple(d if i == op.channel else 1 for i, d in enumerate(x.type.shape))
+
+    def add(op: Op, *inputs: Value) -> Value:
+        return graph.add(op, *inputs, before=node)
+
+    def parameter(value: Value) -> Value:
+        return add(Reshape(shape), add(Transpose(order), value) if len(order) > 1 else value)
+
+    mean = reduction.ReduceMean(tuple(sorted(axes)), True)
+    centred = add(elementwise.Sub(), x, add(mean, x))
+    epsilon = graph.constant(np.asarray(op.epsilon, x.type.dtype.numpy), before=node)
+    variance = add(mean, add(elementwise.Mul(), centred, centred))
+    out = add(elementwise.Div(), centred, add(elementwise.Sqrt(), add(elementwise.Add(), variance, epsilon)))
+    if scale is not None:
+        out = add(elementwise.Mul(), out, parameter(scale))
+    return out if bias is None else add(elementwise.Add(), out, parameter(bias))
+
+
 RULES: Rules = {
+    InstanceNormalization: (normalization,),
+    LayerNormalization: (normalization,),
     Reduction: (reduction_of_nothing,),
     reduction.ReduceLogSumExp: (reduction_of_nothing, log_sum_exp),
     BatchNormalization: (batch_norm,),

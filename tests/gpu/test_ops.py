@@ -42,7 +42,7 @@ def random_inputs(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", OPS)
-@pytest.mark.parametrize("pipeline", ["dce", "fuse"])
+@pytest.mark.parametrize("pipeline", ["none", "default"])
 def test_op(device: gpucompile.Device, name: str, pipeline: str) -> None:
     ran = 0
     for op, types in OPS[name].cases():

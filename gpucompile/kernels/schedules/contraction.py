@@ -13,7 +13,7 @@ from gpucompile.ir.graph import Node, Value
 from gpucompile.ir.index import Index, delinearize
 from gpucompile.kernels.builder import Function, float_literal
 from gpucompile.ops.contraction import Gemm, Matmul
-from gpucompile.ops.conv import Conv2d
+from gpucompile.ops.conv import Conv2d, ConvTranspose2d, Geometry
 
 Guards = tuple[tuple[Index, int, int], ...]
 Place = tuple[tuple[Index, ...], Guards]
@@ -48,6 +48,8 @@ def contraction_of(node: Node | None) -> Contraction | None:
         return _gemm(node, node.op)
     if isinstance(node.op, Conv2d):
         return _conv(node, node.op)
+    if isinstance(node.op, ConvTranspose2d):
+        return _conv_transpose(node, node.op)
     return None
 
 
@@ -99,37 +101,72 @@ def _gemm(node: Node, op: Gemm) -> Contraction:
 
 def _conv(node: Node, op: Conv2d) -> Contraction | None:
     x, w = node.operand_values[:2]
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
     g = op.geometry(x.type, w.type)
-    ci, co = g.c_in // g.groups, g.c_out // g.groups
-    if g.groups > 1 and co == 1 and ci == 1:
+    if g.groups > 1 and g.c_in == g.groups == g.c_out:
         return None  # depthwise: no sum over channels to share, see window.py
+
+    def place(oy: Index, ox: Index, ky: Index, kx: Index) -> tuple[Index, Index, Guards]:
+        y = oy * op.strides[0] + ky * op.dilations[0] - op.padding[0]
+        xx = ox * op.strides[1] + kx * op.dilations[1] - op.padding[2]
+        return y, xx, ((y, 0, g.h), (xx, 0, g.w))
+
+    return _windows(node, op, g, place)
+
+
+def _conv_transpose(node: Node, op: ConvTranspose2d) -> Contraction:
+    x, w = node.operand_values[:2]
+    g = op.geometry(x.type, w.type)
+    sy, sx = op.strides
+
+    def place(oy: Index, ox: Index, ky: Index, kx: Index) -> tuple[Index, Index, Guards]:
+        """Result element o takes from input element i where o = i * stride + k * dilation - padding."""
+        y = oy + op.padding[0] - ky * op.dilations[0]
+        xx = ox + op.padding[2] - kx * op.dilations[1]
+        inside = ((y, 0, (g.h - 1) * sy + 1), (xx, 0, (g.w - 1) * sx + 1))
+        return y // sy, xx // sx, (*inside, (y % sy, 0, 1), (xx % sx, 0, 1))
+
+    return _windows(node, op, g, place)
+
+
+def _windows(
+    node: Node,
+    op: Conv2d | ConvTranspose2d,
+    g: Geometry,
+    place: Callable[[Index, Index, Index, Index], tuple[Index, Index, Guards]],
+) -> Contraction:
+    """A (transposed) convolution; `place` gives the input's row, column and guards for an output position and a tap."""
+    x, w = node.operand_values[:2]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    ci, co = g.c_in // g.groups, g.c_out // g.groups
+    last = op.input_layout == "nhwc"
+    transposed = isinstance(op, ConvTranspose2d)
 
     def a_at(z: Index, i: Index, k: Index) -> Place:
         b, oy, ox = delinearize(i, (g.n, g.oh, g.ow))
         ky, kx, c = delinearize(k, (g.kh, g.kw, ci))
-        y = oy * op.strides[0] + ky * op.dilations[0] - op.padding[0]
-        xx = ox * op.strides[1] + kx * op.dilations[1] - op.padding[2]
+        y, xx, guards = place(oy, ox, ky, kx)
         c = z * ci + c
-        return ((b, y, xx, c) if op.input_layout == "nhwc" else (b, c, y, xx)), ((y, 0, g.h), (xx, 0, g.w))
+        return ((b, y, xx, c) if last else (b, c, y, xx)), guards
 
     def b_at(z: Index, k: Index, j: Index) -> tuple[Index, ...]:
         ky, kx, c = delinearize(k, (g.kh, g.kw, ci))
-        part = {"h": ky, "w": kx, "i": c, "o": z * co + j}
+        # a transposed convolution's filter holds all input channels and the outputs of one group
+        i, o = (z * ci + c, j) if transposed else (c, z * co + j)
+        part = {"h": ky, "w": kx, "i": i, "o": o}
         return tuple(part[axis] for axis in op.filter_layout)
 
     def c_at(z: Index, i: Index, j: Index) -> tuple[Index, ...]:
         b, oy, ox = delinearize(i, (g.n, g.oh, g.ow))
         c = z * co + j
-        return (b, oy, ox, c) if op.input_layout == "nhwc" else (b, c, oy, ox)
+        return (b, oy, ox, c) if last else (b, c, oy, ox)
 
     def finish(fn: Function, v: str, coords: tuple[Index, ...], width: int) -> str:
         if bias is None:
             return v
-        channel = coords[3] if op.input_layout == "nhwc" else coords[1]
+        channel = coords[3] if last else coords[1]
         return fn.let(f"{v} + {wide('f32', width)}({fn.value(bias, (channel,), width)})")
 
-    rows = op.filter_layout == "ohwi"
+    rows = op.filter_layout == "ohwi" and not transposed
     return Contraction(
         g.groups, g.n * g.oh * g.ow, co, g.kh * g.kw * ci, x, w, node.output, rows, a_at, b_at, c_at, finish
     )
