@@ -98,9 +98,16 @@ class Timer:
                 layout="auto", compute={"module": module, "entry_point": "main"}
             )
             entries = [
-                {"binding": i, "resource": {"buffer": self.buffer(a.storage), "offset": 0, "size": (a.storage.nbytes + 15) // 16 * 16}}
+                {
+                    "binding": i,
+                    "resource": {
+                        "buffer": self.buffer(a.storage),
+                        "offset": 0,
+                        "size": (a.storage.nbytes + 15) // 16 * 16,
+                    },
+                }
                 for i, a in enumerate(k.arguments)
-            ]  # fmt: skip
+            ]
             out.append(
                 (
                     pipeline,
@@ -161,7 +168,10 @@ def candidates(shape: Shape, most: int) -> list[Any]:
 
 def short(config: Any) -> str:
     if isinstance(config, Tile):
-        return f"{config.bm}x{config.bn}x{config.bk}/{config.tm}x{config.tn}/{config.slices}*{config.splits}" + "u" * config.unroll
+        return (
+            f"{config.bm}x{config.bn}x{config.bk}/{config.tm}x{config.tn}/{config.slices}*{config.splits}"
+            + "u" * config.unroll
+        )
     return str(config)
 
 

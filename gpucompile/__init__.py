@@ -1,9 +1,9 @@
 """gpucompile: compiles neural networks to WebGPU.
 
-    bundle = gpucompile.compile("model.onnx")      # ahead of time
-    bundle.save("model.gpub")
-    with gpucompile.load("model.gpub") as run:     # anywhere with WebGPU
-        y = run(x)
+bundle = gpucompile.compile("model.onnx")      # ahead of time
+bundle.save("model.gpub")
+with gpucompile.load("model.gpub") as run:     # anywhere with WebGPU
+    y = run(x)
 """
 
 from gpucompile.compile import compile

@@ -16,7 +16,7 @@ class ModelError(GpucompileError, ValueError):
 
 
 class UnsupportedError(GpucompileError, ValueError):
-    """A valid model that uses something no part of gpucompile handles: an op, an opset, a data type, a dynamic shape."""
+    """A valid model that uses what no part of gpucompile handles: an op, an opset, a data type, a dynamic shape."""
 
 
 class TypeInferenceError(GpucompileError, TypeError, ValueError):

@@ -179,7 +179,7 @@ def bias_into_gemm(graph: Graph, node: Node, ctx: Context) -> Value | None:
     product = x
     if isinstance(x.op, movement.Reshape) and x.producer and x.producer.inputs[0]:
         product = x.producer.inputs[0]
-        if c.type.rank > 1 or x.type.rank == 0 or x.type.shape[-1] != product.type.shape[-1]:
+        if c.type.rank > 1 or not x.type.shape or x.type.shape[-1:] != product.type.shape[-1:]:
             return None
     if not isinstance(product.op, Gemm) or c.constant is None or x.type != node.output.type:
         return None

@@ -5,7 +5,7 @@
     elementwise, movement, elementwise   -> fused(...)                    chains become one map
 
 Three sweeps over the graph, each linear: epilogues of anchors, prologues of anchors, then maps of what is left.
-A producer is taken only if nobody else reads it (recomputing a movement would cost nothing, but keeping it alone lets it
+A producer is taken only if nobody else reads it (recomputing a movement would cost nothing, but kept alone it may
 become an alias). A reshape or concat at the edge of a group stays outside: the planner turns it into an alias.
 """
 
@@ -124,7 +124,7 @@ class Fuse(Pass):
     def _take(
         self, group: _Group, value: Value, groups: dict[Node, _Group], limit: int, ctx: Context, often: bool
     ) -> bool:
-        """Take the producer of `value` and what feeds it into `group`, as far as allowed; whether anything was taken."""
+        """Take the producer of `value` and what feeds it into `group`, as far as allowed; whether any was taken."""
         stack = [value]
         taken = False
         while stack:

@@ -30,9 +30,7 @@ from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passmanager.base import Context, Pass
 
 #: The data types that kernels read and write.
-DTYPES = frozenset(
-    {DataType.FLOAT32, DataType.FLOAT16, DataType.INT32, DataType.UINT32, DataType.INT8, DataType.UINT8}
-)
+DTYPES = frozenset({DataType.FLOAT32, DataType.FLOAT16, DataType.INT32, DataType.UINT32, DataType.INT8, DataType.UINT8})
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gpucompile.ir.types import TensorType
 
 
 class Value:
-    """A tensor in the graph: an input of the graph or a result of a node. `name` is a hint, made unique when printed."""
+    """A tensor in the graph: a graph input or a result of a node. `name` is a hint, made unique when printed."""
 
     __slots__ = ("_uses", "index", "name", "producer", "type")
 
@@ -349,9 +349,7 @@ class Graph:
             if node is not self._ret:
                 expected = node.op.result_types(*node.input_types)
                 if expected != tuple(v.type for v in node.outputs):
-                    raise VerificationError(
-                        f"{self.name}: {node!r} should have type {', '.join(map(str, expected))}"
-                    )
+                    raise VerificationError(f"{self.name}: {node!r} should have type {', '.join(map(str, expected))}")
         for v, by in uses.items():
             if v._uses != by:
                 raise VerificationError(f"{self.name}: the use list of {v!r} is wrong")

@@ -94,7 +94,7 @@ class Index:
             return self
         whole, rest = self._split(by)
         low, high = rest.range
-        if 0 <= low and high < by:
+        if low >= 0 and high < by:
             return whole
         g, big, _ = rest._coarse(by)
         if g > 1:
@@ -110,7 +110,7 @@ class Index:
             return Index()
         _, rest = self._split(by)
         low, high = rest.range
-        if 0 <= low and high < by:
+        if low >= 0 and high < by:
             return rest
         g, big, small = rest._coarse(by)
         if g > 1:
@@ -118,10 +118,12 @@ class Index:
         return Index(((DivMod("%", rest, by), 1),))
 
     def _split(self, by: int) -> tuple[Index, Index]:
-        """self = whole * by + rest, as far as coefficients tell."""
+        """self = whole * by + rest, as far as coefficients tell; rest is never negative, as u32 needs it."""
         whole = {a: k // by for a, k in self.terms if k % by == 0}
         rest = {a: k for a, k in self.terms if k % by != 0}
-        return _sum(whole, self.const // by), _sum(rest, self.const % by)
+        remainder = _sum(rest, self.const % by)
+        lift = max(0, -(remainder.range[0] // by))
+        return _sum(whole, self.const // by - lift), remainder + lift * by
 
     def _coarse(self, by: int) -> tuple[int, Index, Index]:
         """The largest g that divides `by` with self = g * big + small and 0 <= small < g; g = 1 if there is none.
@@ -136,7 +138,7 @@ class Index:
                 break
             small = Index(tuple(terms[i + 1 :]), self.const % g)
             low, high = small.range
-            if 0 <= low and high < g and g > best[0]:
+            if low >= 0 and high < g and g > best[0]:
                 big = Index(tuple((a, c // g) for a, c in terms[: i + 1]), self.const // g)
                 best = (g, _sum(dict(big.terms), big.const), _sum(dict(small.terms), small.const))
         return best

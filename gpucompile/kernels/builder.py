@@ -23,7 +23,7 @@ from gpucompile.errors import UnsupportedError, VerificationError
 from gpucompile.ir.graph import Constant, Graph, Node, Value
 from gpucompile.ir.index import Index
 from gpucompile.ir.types import DataType
-from gpucompile.kernels.kernel import Argument, Kernel, Runs, fold_grid
+from gpucompile.kernels.kernel import Access, Argument, Kernel, Runs, fold_grid
 from gpucompile.kernels.templates import render
 from gpucompile.kernels.view import COMPUTE_TYPE, Storage, View
 from gpucompile.ops.categories import Elementwise, Movement
@@ -162,7 +162,7 @@ class KernelBuilder:
         source: str | None = None,
     ) -> str:
         """Make `fn name(params, v: T)`: body value `value` is v at `coords`; what follows in the body is computed and
-        its end stored. `adjust` may first change v. With `source`, T is that WGSL scalar type instead of the value's."""
+        its end stored. `adjust` may change v first. With `source`, T is that WGSL scalar type, not the value's."""
         fn = Function(self, name, params)
         coords = tuple(coords)
         if width == 4 and not any(LANE in c.variables for c in coords):
@@ -188,7 +188,7 @@ class KernelBuilder:
         for i, slot in enumerate(self._slots.values()):
             s = slot.storage
             shared = s.kind == "scratch" and s.arena in arenas
-            access = "read_write" if s in written or shared else "read"
+            access: Access = "read_write" if s in written or shared else "read"
             scalar = COMPUTE_TYPE[slot.dtype]
             element = f"vec4<{scalar}>" if slot.vector_access and not slot.scalar_store else scalar
             if slot.dtype.bits == 8:
@@ -249,7 +249,7 @@ class Function:
 
     def open_guards(self, guards: tuple[tuple[Index, int, int], ...], width: int) -> None:
         """Wrap the rest of the function in an `if`; guards that depend on the lane are left to the caller."""
-        condition = _condition([g for g in guards if LANE not in g[0].variables or _uniform(g, width)])
+        condition = condition_of([g for g in guards if LANE not in g[0].variables or _uniform(g, width)])
         if condition:
             self.line(f"if ({condition}) {{")
             self._depth += 1
@@ -269,7 +269,7 @@ class Function:
         if width == 4 and any(not _uniform(g, width) for g in guards):
             lanes = [self.guarded(value, _lane(coords, i), _lane_guards(guards, i), 1, outside) for i in range(4)]
             return self.let(f"{_wgsl_type(value.type.dtype, 4)}({', '.join(lanes)})")
-        condition = _condition(guards)
+        condition = condition_of(guards)
         if condition is None:
             return self.value(value, coords, width)
         t = _wgsl_type(value.type.dtype, width)
@@ -341,12 +341,12 @@ class Function:
             vector = _wgsl_type(node.output.type.dtype, 4)
             return self._by_lane(vector, lambda i: self.value(node.output, _lane(coords, i), 1))
         first = pieces[0]
-        if len(pieces) == 1 and _condition(first.guards) is None:
+        if len(pieces) == 1 and condition_of(first.guards) is None:
             return self.value(node.operand_values[first.operand], first.coords, width)
         out = self._variable(f"{_wgsl_type(node.output.type.dtype, width)}({_fill_literal(op, node)})")
         for i, p in enumerate(pieces):
             source = node.operand_values[p.operand]
-            condition = _condition(p.guards)
+            condition = condition_of(p.guards)
 
             def assign(source: Value = source, where: tuple[Index, ...] = p.coords) -> str:
                 return f"{out} = {self.value(source, where, width)};"
@@ -423,7 +423,7 @@ class Function:
         for i in range(4):
             at = view.position(_lane(coords, i))
             statement = self.kernel.write(view, at, 1, f"{name}.{'xyzw'[i]}")
-            condition = _condition(_lane_guards(tuple(ragged), i))
+            condition = condition_of(_lane_guards(tuple(ragged), i))
             self.line(f"if ({condition}) {{ {statement} }}" if condition else statement)
 
 
@@ -499,7 +499,7 @@ def _uniform(guard: tuple[Index, int, int], width: int) -> bool:
     return aligned or (index.range[0] >= low and index.range[1] < high)
 
 
-def _condition(guards: Iterable[tuple[Index, int, int]]) -> str | None:
+def condition_of(guards: Iterable[tuple[Index, int, int]]) -> str | None:
     """WGSL for `low <= index < high` of all guards, None if always true. One unsigned comparison each: what is below
     `low` wraps around to a large number."""
     parts = []
@@ -508,9 +508,7 @@ def _condition(guards: Iterable[tuple[Index, int, int]]) -> str | None:
         if smallest >= low and largest < high:
             continue
         index = index.substitute({LANE: Index()})
-        if smallest >= 0 and low == 0:
-            parts.append(f"{index.wgsl()} < {high}u")
-        elif smallest >= low >= 0:
+        if (smallest >= 0 and low == 0) or smallest >= low >= 0:
             parts.append(f"{index.wgsl()} < {high}u")
         else:
             parts.append(f"{(index - low).wgsl()} < {high - low}u")

@@ -66,7 +66,11 @@ def _inlined(op: Op, value: Value) -> bool:
 
 def label_of(node: Node) -> str:
     """A short name for people: the ops of the node, then the name of its result."""
-    ops = [n.op.name for n in node.op.body.nodes if not isinstance(n.op, Constant)] if isinstance(node.op, Fused) else [node.op.name]
+    ops = (
+        [n.op.name for n in node.op.body.nodes if not isinstance(n.op, Constant)]
+        if isinstance(node.op, Fused)
+        else [node.op.name]
+    )
     if len(ops) > 4:
         ops = [*ops[:3], f"{len(ops) - 3} more"]
     name = node.outputs[0].name

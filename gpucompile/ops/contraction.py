@@ -83,7 +83,7 @@ class Gemm(Anchor):
 def prefers_rows(m: int) -> bool:
     """Whether a product of `m` rows wants its constant right operand as rows [N, K] instead of [K, N].
 
-    Few rows are a matrix-vector product: each result reads one contiguous row of weights. The layout pass stores weights
+    Few rows are a matrix-vector product: a result reads one contiguous row of weights. The layout pass stores weights
     by it (gemm b_transpose, conv2d filter_layout ohwi), the kernel schedules choose by it."""
     return m <= 4
 
@@ -98,4 +98,4 @@ def _accumulate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     where float64 would take minutes."""
     big = a.size * b.shape[-1] > 1 << 28
     wide = np.float32 if big else np.float64
-    return np.matmul(a.astype(wide), b.astype(wide)).astype(a.dtype)
+    return np.asarray(np.matmul(a.astype(wide), b.astype(wide)).astype(a.dtype))

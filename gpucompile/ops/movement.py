@@ -27,7 +27,9 @@ class Reshape(Movement):
 
     def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
         if math.prod(self.new_shape) != ins[0].size:
-            self.fail(ins, f"cannot become {list(self.new_shape)}: {ins[0].size} and {math.prod(self.new_shape)} elements")
+            self.fail(
+                ins, f"cannot become {list(self.new_shape)}: {ins[0].size} and {math.prod(self.new_shape)} elements"
+            )
         return (ins[0].with_shape(self.new_shape),)
 
     def reference(self, *ins: np.ndarray) -> np.ndarray:

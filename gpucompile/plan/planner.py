@@ -169,9 +169,7 @@ def _assemble(
             writes += _regions(a, a.writes, generation, numbers, where)
         bindings = tuple(Binding(*where[a.storage], _padded(a.storage), a.access) for a in kernel.arguments)
         steps.append(Step(shader, kernel.grid, bindings, kernel.label, tuple(reads), tuple(writes)))
-    plan = Plan(
-        name, _requires(kernels, buffers), tuple(index), tuple(buffers), tuple(steps), inputs, outputs, bound
-    )
+    plan = Plan(name, _requires(kernels, buffers), tuple(index), tuple(buffers), tuple(steps), inputs, outputs, bound)
     return plan, shaders, layout.shards
 
 
@@ -247,7 +245,3 @@ def _requires(kernels: list[Kernel], buffers: list[Buffer]) -> Requires:
         need("max-buffer-size", buffer.size)
     features = sorted({f for k in kernels for f in k.features})
     return Requires(tuple(features), {k: v for k, v in sorted(needs.items()) if v > DEFAULT_LIMITS[k]})
-
-
-
-

@@ -96,6 +96,7 @@ class Player:
         wanted: dict[tuple[int, tuple[Access, ...]], str] = {}
         for step in plan.steps:
             wanted.setdefault((step.shader, tuple(b.access for b in step.bindings)), step.label)
+
         def create(item: tuple[tuple[int, tuple[Access, ...]], str]) -> tuple[tuple[int, tuple[Access, ...]], Any]:
             (shader, accesses), label = item
             sha = plan.shaders[shader]

@@ -49,7 +49,7 @@ def test_op(device: gpucompile.Device, name: str, pipeline: str) -> None:
         graph = graph_of(op, types)
         values = [*graph.inputs, *graph.outputs]
         if any(v.type.dtype not in GPU_TYPES for v in values):
-            with pytest.raises(gpucompile.UnsupportedError, match="float16|int8|uint8|int64|uint64|int4|uint4"):
+            with pytest.raises(gpucompile.UnsupportedError, match=r"float16|int64|uint64|int4"):
                 gpucompile.compile(graph, pipeline=pipeline)
             continue
         feeds = random_inputs(graph)

@@ -28,8 +28,8 @@ class Tile:
     """Tile of C (bm x bn), step in k (bk), share of an invocation (tm x tn), groups of invocations that share a step
     (slices), workgroups that share k (splits).
 
-    `step_us` is how long one step in k takes a workgroup alone on a core, `resident` how many workgroups a core works on
-    before they slow each other down: fitted to measurements, see benchmarks/README.md."""
+    `step_us` is how long one step in k takes a workgroup alone on a core, `resident` how many workgroups a core works
+    on before they slow each other down: fitted to measurements, see benchmarks/README.md."""
 
     bm: int
     bn: int
@@ -140,8 +140,8 @@ class TiledMatmul(Schedule):
         first = kernel.finish(
             "matmul", groups, (tile.threads, 1, 1), tile.bytes,
             load_a=load_a, load_b=load_b, store=store, bm=tile.bm, bn=tile.bn, bk=tile.bk, tm=tile.tm, tn=tile.tn,
-            slices=tile.slices, tiles_m=tiles_m, tiles_n=tiles_n, splits=splits, k_split=k_split, k_end=-(-c.k // tile.bk) * tile.bk,
-            unroll=tile.unroll,
+            slices=tile.slices, tiles_m=tiles_m, tiles_n=tiles_n, splits=splits, k_split=k_split,
+            k_end=-(-c.k // tile.bk) * tile.bk, unroll=tile.unroll,
         )  # fmt: skip
         return [first] if partials is None else [first, _add_partials(problem, c, partials, splits)]
 
@@ -151,7 +151,7 @@ def predicted_us(c: Contraction, tile: Tile, cores: int) -> float:
     a split the second kernel with its traffic."""
     steps = -(-c.k // (tile.splits * tile.bk))
     groups = -(-c.m // tile.bm) * -(-c.n // tile.bn) * c.batch * tile.splits
-    crowding = (1 + (groups / cores / tile.resident) ** 3) ** (1 / 3)
+    crowding = math.pow(1 + (groups / cores / tile.resident) ** 3, 1 / 3)
     time = 5.9 + (steps + 2) * tile.step_us * crowding
     return time if tile.splits == 1 else time + 2.0 + 0.01e-6 * tile.splits * c.batch * c.m * c.n
 
@@ -191,9 +191,7 @@ class Rows(Schedule):
         kernel = problem.builder()
         coords, guards = c.a_at(z, m, k)
         load_a = kernel.load("load_a", c.a, [("m", 0), ("k", 0)], coords, 4, ((k, 0, c.k), *guards))
-        load_b = kernel.load(
-            "load_b", c.b, [("n", 0), ("k", 0)], c.b_at(z, k, n), 4, ((n, 0, c.n), (k, 0, c.k))
-        )
+        load_b = kernel.load("load_b", c.b, [("n", 0), ("k", 0)], c.b_at(z, k, n), 4, ((n, 0, c.n), (k, 0, c.k)))
         store = _store(kernel, c, [("m", 0), ("n", 0)], (z, m, Index.var("n", c.n)), (), 1)
         return [
             kernel.finish(
@@ -237,7 +235,9 @@ def _add_partials(problem: Problem, c: Contraction, partials: View, splits: int)
         columns = columns + LANES
     z, m = rows // c.m, rows % c.m
     fn = Function(kernel, "load_p", [("s", 0), ("i", 0)])
-    fn.returns(fn._read(partials, (Index.var("s", splits), z, m, columns), width), wide(COMPUTE_TYPE[DataType.FLOAT32], width))
+    fn.returns(
+        fn._read(partials, (Index.var("s", splits), z, m, columns), width), wide(COMPUTE_TYPE[DataType.FLOAT32], width)
+    )
     kernel.functions.append(fn.text())
     half = c.out.type.dtype is DataType.FLOAT16
 

@@ -20,13 +20,23 @@ from gpucompile.ops.categories import Reduction
 from gpucompile.ops.softmax import Softmax
 
 _LIMITS = {
-    ("lowest", DataType.FLOAT32): "-3.4028234663852886e38",
-    ("highest", DataType.FLOAT32): "3.4028234663852886e38",
-    ("lowest", DataType.INT32): "-2147483648",
-    ("highest", DataType.INT32): "2147483647",
-    ("lowest", DataType.UINT32): "0",
-    ("highest", DataType.UINT32): "4294967295",
+    ("lowest", "f32"): "-3.4028234663852886e38",
+    ("highest", "f32"): "3.4028234663852886e38",
+    ("lowest", "i32"): "-2147483648",
+    ("highest", "i32"): "2147483647",
+    ("lowest", "u32"): "0",
+    ("highest", "u32"): "4294967295",
 }
+
+
+def accumulator(dtype: DataType) -> str:
+    """The WGSL scalar type in which elements of a data type are combined: float32 for all floats."""
+    return "f32" if dtype.is_float else COMPUTE_TYPE[dtype]
+
+
+def first_value(identity: str, dtype: DataType) -> str:
+    """The WGSL literal for an op's `identity` in its accumulator."""
+    return _LIMITS.get((identity, accumulator(dtype)), identity)
 
 
 class Reduce(Schedule):
@@ -56,8 +66,7 @@ class Reduce(Schedule):
         for axis, c in zip(axes, delinearize(Index.var("r", extent), [shape[a] for a in axes]), strict=True):
             where[axis] = c
         kernel = problem.builder()
-        scalar = COMPUTE_TYPE.get(source.type.dtype, "f32")
-        acc = "f32" if scalar == "f16" else scalar
+        scalar, acc = COMPUTE_TYPE[source.type.dtype], accumulator(source.type.dtype)
         t = acc if width == 1 else f"vec4<{acc}>"
         load = kernel.load("load_x", source, [("i", count), ("r", extent)], where, width)
         result = COMPUTE_TYPE[out.dtype] if width == 1 else f"vec4<{COMPUTE_TYPE[out.dtype]}>"
@@ -66,7 +75,7 @@ class Reduce(Schedule):
             source=acc,
             adjust=lambda fn, v, _: v if acc == scalar else fn.let(f"{result}({v})"),
         )  # fmt: skip
-        start = _LIMITS.get((op.identity, DataType.FLOAT32 if acc == "f32" else source.type.dtype), op.identity)
+        start = first_value(op.identity, source.type.dtype)
         item = 4 * width
         return [
             kernel.finish(
@@ -105,4 +114,6 @@ class SoftmaxRows(Schedule):
             adjust=lambda fn, v, _: fn.let(f"f16({v})") if half else v,
         )  # fmt: skip
         lanes = power_of_two(extent, 256)
-        return [kernel.finish("softmax", rows, (lanes, 1, 1), lanes * 4, lanes=lanes, extent=extent, load=load, store=store)]
+        return [
+            kernel.finish("softmax", rows, (lanes, 1, 1), lanes * 4, lanes=lanes, extent=extent, load=load, store=store)
+        ]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpucompile.ir.graph import Node, Value
+from gpucompile.ir.graph import Node
 from gpucompile.ir.index import Index, delinearize
 from gpucompile.ir.types import DataType
-from gpucompile.kernels.builder import LANE, Function, KernelBuilder, float_literal
+from gpucompile.kernels.builder import Function, KernelBuilder, condition_of, float_literal
 from gpucompile.kernels.kernel import Kernel
 from gpucompile.kernels.schedules.base import Problem, Schedule, threads_for
 from gpucompile.kernels.schedules.contraction import Guards, wide
 from gpucompile.kernels.schedules.map import numbered
+from gpucompile.kernels.schedules.reduce import accumulator, first_value
 from gpucompile.ops.conv import Conv2d
 from gpucompile.ops.normalize import LocalResponseNormalization
-from gpucompile.ops.pool import AveragePool2d, L2Pool2d, MaxPool2d
+from gpucompile.ops.pool import Pool2d
 
 Coords = tuple[Index, ...]
-LOWEST = "-3.4028234663852886e38"
 
 
 class Window(Schedule):
@@ -31,7 +31,7 @@ class Window(Schedule):
             x, w = node.operand_values[:2]
             g = node.op.geometry(x.type, w.type)
             return g.groups > 1 and g.c_in == g.groups == g.c_out
-        return isinstance(node.op, (AveragePool2d, L2Pool2d, MaxPool2d, LocalResponseNormalization))
+        return isinstance(node.op, (Pool2d, LocalResponseNormalization))
 
     def emit(self, problem: Problem, config: Any) -> list[Kernel]:
         node = problem.anchor
@@ -43,8 +43,9 @@ class Window(Schedule):
         count = out.size // width
         kernel = problem.builder()
         coords = numbered(count, out.shape, width)
-        fold = _fold(kernel, node, coords, count, width)
-        t = wide("f32", width)
+        scalar = accumulator(out.dtype)
+        t = wide(scalar, width)
+        fold = _fold(kernel, node, coords, count, width, t)
         half = out.dtype is DataType.FLOAT16
         bias = node.inputs[2] if isinstance(node.op, Conv2d) and len(node.inputs) > 2 else None
 
@@ -54,7 +55,7 @@ class Window(Schedule):
                 v = fn.let(f"{v} + {t}({fn.value(bias, (channel,), width)})")
             return fn.let(f"{wide('f16', width)}({v})") if half else v
 
-        store = kernel.store("store_y", node.output, [("i", count)], coords, width, (), adjust, source="f32")
+        store = kernel.store("store_y", node.output, [("i", count)], coords, width, (), adjust, source=scalar)
         threads = threads_for(count, problem.target)
         return [
             kernel.finish(
@@ -68,65 +69,59 @@ def channels_last(node: Node) -> bool:
     op = node.op
     if isinstance(op, Conv2d):
         return op.input_layout == "nhwc"
-    if isinstance(op, (AveragePool2d, L2Pool2d, MaxPool2d)):
+    if isinstance(op, Pool2d):
         return op.layout == "nhwc"
     return isinstance(op, LocalResponseNormalization) and op.axis == node.output.type.rank - 1
 
 
-def _fold(kernel: KernelBuilder, node: Node, coords: Coords, count: int, width: int) -> dict[str, object]:
-    """taps, start, step and finish of the window template."""
+def _fold(kernel: KernelBuilder, node: Node, coords: Coords, count: int, width: int, t: str) -> dict[str, Any]:
+    """What the window template needs to know of an op; `t` is the accumulator's type."""
     op = node.op
     if isinstance(op, LocalResponseNormalization):
-        return _fold_lrn(kernel, node, op, coords, count, width)
+        return _fold_lrn(kernel, node, op, coords, count, width, t)
+    assert isinstance(op, (Conv2d, Pool2d))
     x = node.operand_values[0]
-    t = wide("f32", width)
     if isinstance(op, Conv2d):
-        g = op.geometry(x.type, node.operand_values[1].type)
-        window, layout = (g.kh, g.kw), op.input_layout
+        g, layout = op.geometry(x.type, node.operand_values[1].type), op.input_layout
     else:
-        assert isinstance(op, (AveragePool2d, L2Pool2d, MaxPool2d))
-        layout = op.layout
-        spatial = x.type.shape[1:3] if layout == "nhwc" else x.type.shape[2:4]
-        window = op.window_dimensions or spatial
-    taps = window[0] * window[1]
-    ky, kx = delinearize(Index.var("k", taps), window)
-    row, col = (1, 2) if layout == "nhwc" else (2, 3)
-    y = coords[row] * op.strides[0] + ky * op.dilations[0] - op.padding[0]
-    xx = coords[col] * op.strides[1] + kx * op.dilations[1] - op.padding[2]
+        g, layout = op.geometry(x.type), op.layout
+    taps = g.kh * g.kw
+    ky, kx = delinearize(Index.var("k", taps), (g.kh, g.kw))
+    row, col = layout.index("h"), layout.index("w")
     at = list(coords)
-    at[row], at[col] = y, xx
-    guards: Guards = ((y, 0, x.type.shape[row]), (xx, 0, x.type.shape[col]))
+    at[row] = coords[row] * op.strides[0] + ky * op.dilations[0] - op.padding[0]
+    at[col] = coords[col] * op.strides[1] + kx * op.dilations[1] - op.padding[2]
+    guards: Guards = ((at[row], 0, g.h), (at[col], 0, g.w))
     params = [("i", count), ("k", taps)]
-    if isinstance(op, MaxPool2d):
-        load = kernel.load("load_x", x, params, at, width, guards, outside=LOWEST if x.type.dtype is DataType.FLOAT32 else "-65504.0")
-        return {"taps": taps, "start": LOWEST, "step": f"max(acc, {t}({load}(i, k)))", "finish": "acc"}
-    load = kernel.load("load_x", x, params, at, width, guards)
-    value = f"{t}({load}(i, k))"
     if isinstance(op, Conv2d):
-        channel = coords[3] if layout == "nhwc" else coords[1]
-        part = {"h": ky, "w": kx, "i": Index(), "o": channel}
+        part = {"h": ky, "w": kx, "i": Index(), "o": coords[layout.index("c")]}
+        load = kernel.load("load_x", x, params, at, width, guards)
         w = kernel.load("load_w", node.operand_values[1], params, tuple(part[a] for a in op.filter_layout), width)
-        return {"taps": taps, "start": "0.0", "step": f"fma({value}, {t}({w}(i, k)), acc)", "finish": "acc"}
-    if isinstance(op, L2Pool2d):
-        kernel.functions.append(f"fn square(x: {t}) -> {t} {{ return x * x; }}")
-        return {"taps": taps, "start": "0.0", "step": f"acc + square({value})", "finish": "sqrt(acc)"}
-    valid = _count_valid(kernel, coords, count, guards, (ky, kx), taps)
-    return {"taps": taps, "start": "0.0", "step": f"acc + {value}", "finish": f"acc / {valid}"}
+        value = f"{t}({load}(i, k)) * {t}({w}(i, k))"
+        return {"taps": taps, "start": "0.0", "value": value, "mapped": "$x", "combine": "($a + $b)", "finish": "$x"}
+    start = first_value(op.identity, x.type.dtype)
+    load = kernel.load("load_x", x, params, at, width, guards, outside=start)
+    valid = _count_valid(kernel, count, guards, taps)
+    return {
+        "taps": taps,
+        "start": start,
+        "value": f"{t}({load}(i, k))",
+        "mapped": op.map("$x", t),
+        "combine": op.combine("$a", "$b"),
+        "finish": op.finish("$x", f"{t}({valid})", t),
+    }
 
 
-def _count_valid(
-    kernel: KernelBuilder, coords: Coords, count: int, guards: Guards, tap: tuple[Index, Index], taps: int
-) -> str:
+def _count_valid(kernel: KernelBuilder, count: int, guards: Guards, taps: int) -> str:
     """WGSL for how many taps of a window lie inside the input: a literal where all do."""
-    if all(g.range[0] >= low and g.range[1] < high for g, low, high in guards):
+    condition = condition_of(guards)
+    if condition is None:
         return f"{taps}.0"
-    conditions = [f"{(g - low).wgsl()} < {high - low}u" for g, low, high in guards]
-    conditions = [c.replace(LANE, "0u") for c in conditions]
     kernel.functions.append(
         "fn valid(i: u32) -> f32 {\n"
         "  var n = 0.0;\n"
         f"  for (var k = 0u; k < {taps}u; k++) {{\n"
-        f"    if ({' && '.join(conditions)}) {{ n += 1.0; }}\n"
+        f"    if ({condition}) {{ n += 1.0; }}\n"
         "  }\n"
         "  return n;\n}"
     )
@@ -134,21 +129,27 @@ def _count_valid(
 
 
 def _fold_lrn(
-    kernel: KernelBuilder, node: Node, op: LocalResponseNormalization, coords: Coords, count: int, width: int
-) -> dict[str, object]:
-    x: Value = node.operand_values[0]
-    t = wide("f32", width)
+    kernel: KernelBuilder,
+    node: Node,
+    op: LocalResponseNormalization,
+    coords: Coords,
+    count: int,
+    width: int,
+    t: str,
+) -> dict[str, Any]:
+    x = node.operand_values[0]
     before = (op.size - 1) // 2
     at = list(coords)
     at[op.axis] = coords[op.axis] + Index.var("k", op.size) - before
     guards: Guards = ((at[op.axis], 0, x.type.shape[op.axis]),)
     near = kernel.load("load_x", x, [("i", count), ("k", op.size)], at, width, guards)
     centre = kernel.load("load_centre", x, [("i", count)], coords, width)
-    kernel.functions.append(f"fn square(x: {t}) -> {t} {{ return x * x; }}")
-    scale = f"{t}({float_literal(op.bias)}) + acc * {float_literal(op.alpha / op.size)}"
+    scale = f"{t}({float_literal(op.bias)}) + $x * {float_literal(op.alpha / op.size)}"
     return {
         "taps": op.size,
         "start": "0.0",
-        "step": f"acc + square({t}({near}(i, k)))",
+        "value": f"{t}({near}(i, k))",
+        "mapped": "$x * $x",
+        "combine": "($a + $b)",
         "finish": f"{t}({centre}(i)) * pow({scale}, {t}({float_literal(-op.beta)}))",
     }
