@@ -1,30 +1,38 @@
 """gpucompile: compiles neural networks to WebGPU.
 
-bundle = gpucompile.compile("model.onnx")      # ahead of time
-bundle.save("model.gpub")
-with gpucompile.load("model.gpub") as run:     # anywhere with WebGPU
-    y = run(x)
+    bundle = gpucompile.compile("model.onnx")      # ahead of time
+    bundle.save("model.gpub")
+    with gpucompile.load("model.gpub") as run:     # anywhere with WebGPU
+        y = run(x)
+
+The public names are imported when first used: a program that only loads bundles never imports the compiler.
 """
 
-from gpucompile.compile import compile
-from gpucompile.errors import (
-    BundleError,
-    ClosedError,
-    DeviceError,
-    DeviceLost,
-    GpucompileError,
-    InputError,
-    ModelError,
-    ParseError,
-    PassError,
-    TypeInferenceError,
-    UnsupportedError,
-    VerificationError,
-)
-from gpucompile.plan.bundle import Bundle, Report
-from gpucompile.runtime.device import Device
-from gpucompile.runtime.executable import Executable, load
-from gpucompile.target import Target
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpucompile.compiler import compile
+    from gpucompile.errors import (
+        BundleError,
+        ClosedError,
+        DeviceError,
+        DeviceLost,
+        GpucompileError,
+        InputError,
+        ModelError,
+        ParseError,
+        PassError,
+        TypeInferenceError,
+        UnsupportedError,
+        VerificationError,
+    )
+    from gpucompile.plan.bundle import Bundle, Report
+    from gpucompile.runtime.device import Device
+    from gpucompile.runtime.executable import Executable, load
+    from gpucompile.target import Target
 
 __version__ = "0.1.0"
 
@@ -49,3 +57,19 @@ __all__ = [
     "compile",
     "load",
 ]
+
+_HOMES = {
+    "Bundle": "plan.bundle",
+    "Device": "runtime.device",
+    "Executable": "runtime.executable",
+    "Report": "plan.bundle",
+    "Target": "target",
+    "compile": "compiler",
+    "load": "runtime.executable",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'gpucompile' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"gpucompile.{_HOMES.get(name, 'errors')}"), name)

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     require_file(args.model)
-    from gpucompile.compile import compile
+    from gpucompile.compiler import compile
 
     start = time.perf_counter()
     target, dims = choose_target(args), dict(args.dim)

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _compile(args: argparse.Namespace, device: Device, progress: Progress | None) -> Bundle:
     from gpucompile.cli._common import read_model
-    from gpucompile.compile import compile
+    from gpucompile.compiler import compile
     from gpucompile.target import Target
 
     target = Target.portable() if args.target == "portable" else Target.of(device.adapter)

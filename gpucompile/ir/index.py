@@ -23,6 +23,11 @@ class Var:
     name: str
     extent: int
 
+    @property
+    def order(self) -> str:
+        """What terms with equal coefficients are sorted by."""
+        return self.name
+
 
 @dataclass(frozen=True)
 class DivMod:
@@ -31,6 +36,18 @@ class DivMod:
     kind: str  # "/" or "%"
     of: Index
     by: int
+
+    @cached_property
+    def order(self) -> str:
+        """As Var.order."""
+        return f"{self.of.order}{self.kind}{self.by}"
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.kind, self.of, self.by))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 Atom = Var | DivMod
@@ -61,6 +78,18 @@ class Index:
             low += min(0, k * top)
             high += max(0, k * top)
         return low, high
+
+    @cached_property
+    def order(self) -> str:
+        """A text that tells expressions apart, to sort by."""
+        return f"({'+'.join(f'{a.order}*{k}' for a, k in self.terms)}+{self.const})"
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.terms, self.const))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def value(self) -> int | None:
@@ -199,13 +228,15 @@ def _term(atom: Atom, k: int) -> str:
 
 def _sum(sums: Mapping[Atom, int], const: int) -> Index:
     terms = {a: k for a, k in sums.items() if k}
+    if len(terms) < 2:
+        return Index(tuple(terms.items()), const)
     for atom, k in list(terms.items()):  # (e / c) * c*k + (e % c) * k -> e * k
         if isinstance(atom, DivMod) and atom.kind == "%" and terms.get(atom) == k:
             quotient = _only_atom(atom.of // atom.by)
             if quotient is not None and terms.get(quotient) == k * atom.by:
                 del terms[atom], terms[quotient]
                 return _sum(terms, const) + atom.of * k
-    return Index(tuple(sorted(terms.items(), key=lambda t: (-abs(t[1]), str(t[0])))), const)
+    return Index(tuple(sorted(terms.items(), key=lambda t: (-abs(t[1]), t[0].order))), const)
 
 
 def _only_atom(index: Index) -> Atom | None:

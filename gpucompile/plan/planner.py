@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from gpucompile.kernels.schedules import SCHEDULES, Problem
 from gpucompile.kernels.view import Storage, View
 from gpucompile.ops.movement import Concat, Reshape
 from gpucompile.plan.arenas import choose_arenas
-from gpucompile.plan.bundle import make_shards
+from gpucompile.plan.bundle import Place, Weights, make_shards
 from gpucompile.plan.memory import Item, pack
 from gpucompile.plan.storage import Assignment, assign
 from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, Step
@@ -38,7 +38,7 @@ class Planned:
     plan: Plan
     shaders: dict[str, str]
     shards: tuple[memoryview, ...]
-    seconds: dict[str, float]  # lowering (code generation), planning
+    seconds: dict[str, float]  # by phase: code generation, planning, packing weights
 
 
 def make_plan(
@@ -62,9 +62,14 @@ def make_plan(
     kernels = lower_graph(graph, assignment, target, progress)
     lowering = time.perf_counter() - start
     start = time.perf_counter()
-    planned = _assemble(graph, assignment, kernels, target, name)
+    weights = [s for s in dict.fromkeys(a.storage for k in kernels for a in k.arguments) if s.kind == "weight"]
+    limit = min(target.limit("max-buffer-size"), target.limit("max-storage-buffer-binding-size"))
+    layout = make_shards([_packed(s) for s in weights], max_buffer=limit)
+    packing = time.perf_counter() - start
+    start = time.perf_counter()
+    plan, shaders = _assemble(graph, assignment, kernels, dict(zip(weights, layout.places, strict=True)), layout, name)
     planning += time.perf_counter() - start
-    return Planned(*planned, {"lower": lowering, "plan": planning})
+    return Planned(plan, shaders, layout.shards, {"lower": lowering, "plan": planning, "pack weights": packing})
 
 
 def materialize_outputs(graph: Graph) -> None:
@@ -131,8 +136,14 @@ def _copies(node: Node, assignment: Assignment, target: Target) -> list[Kernel]:
 
 
 def _assemble(
-    graph: Graph, assignment: Assignment, kernels: list[Kernel], target: Target, name: str
-) -> tuple[Plan, dict[str, str], tuple[memoryview, ...]]:
+    graph: Graph,
+    assignment: Assignment,
+    kernels: list[Kernel],
+    places: Mapping[Storage, Place],
+    layout: Weights,
+    name: str,
+) -> tuple[Plan, dict[str, str]]:
+    """Addresses for everything, and the plan made of them."""
     first: dict[Storage, int] = {}
     last: dict[Storage, int] = {}
     for i, kernel in enumerate(kernels):
@@ -144,10 +155,7 @@ def _assemble(
     inputs = tuple(_port(n.name, assignment.views[n], buffers, where) for n in graph.inputs)
     ends = zip(graph.output_names, graph.outputs, strict=True)
     outputs = tuple(_port(n, assignment.views[v], buffers, where) for n, v in ends)
-    weights = [s for s in first if s.kind == "weight"]
-    limit = min(target.limit("max-buffer-size"), target.limit("max-storage-buffer-binding-size"))
-    layout = make_shards([_packed(s) for s in weights], max_buffer=limit)
-    for s, place in zip(weights, layout.places, strict=True):
+    for s, place in places.items():
         where[s] = (len(buffers) + place.buffer, place.offset)
     buffers += layout.buffers
     bound = _pack_scratch([s for s in first if s.kind == "scratch"], first, last, buffers, where)
@@ -170,7 +178,7 @@ def _assemble(
         bindings = tuple(Binding(*where[a.storage], _padded(a.storage), a.access) for a in kernel.arguments)
         steps.append(Step(shader, kernel.grid, bindings, kernel.label, tuple(reads), tuple(writes)))
     plan = Plan(name, _requires(kernels, buffers), tuple(index), tuple(buffers), tuple(steps), inputs, outputs, bound)
-    return plan, shaders, layout.shards
+    return plan, shaders
 
 
 def _port(name: str, view: View, buffers: list[Buffer], where: dict[Storage, tuple[int, int]]) -> Port:

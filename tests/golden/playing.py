@@ -7,7 +7,7 @@ import hashlib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucompile.compile import compile
+from gpucompile.compiler import compile
 from gpucompile.errors import GpucompileError
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.text import print_graph

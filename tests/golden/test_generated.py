@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gpucompile.compile import compile
+from gpucompile.compiler import compile
 from gpucompile.ir.graph import Value
 from gpucompile.ir.types import DataType
 from gpucompile.ops.activation import Clamp, Relu, Sigmoid

@@ -36,7 +36,7 @@ BELOW = {
     "init": ["api"],
     "cli": ["init"],
 }
-API = {"compile", "session", "webnn"}
+API = {"compiler", "session", "webnn"}
 LAYER_OF = {name: name for name in BELOW if name not in ("api", "init")}
 LAYER_OF |= {**dict.fromkeys(API, "api"), "__init__": "init", "__main__": "cli"}
 
@@ -163,7 +163,7 @@ def test_wrong_imports_are_found(module: str, source: str) -> None:
             "gpucompile.runtime.player",
             "import json, numpy as np\nimport wgpu\nfrom ..errors import DeviceError\nfrom . import format",
         ),
-        ("gpucompile.session", "from gpucompile.compile import compile\nfrom gpucompile.runtime import player"),
+        ("gpucompile.session", "from gpucompile.compiler import compile\nfrom gpucompile.runtime import player"),
         ("gpucompile.__init__", "from .compile import compile\nfrom .session import InferenceSession"),
         ("gpucompile.cli.main", "import gpucompile\nfrom gpucompile.ir import text"),
     ],

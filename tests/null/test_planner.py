@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import networks
-from gpucompile.compile import compile
+from gpucompile.compiler import compile
 from gpucompile.frontends.onnx.importer import import_model
 from gpucompile.ir.graph import Graph, Value
 from gpucompile.ir.types import DataType, TensorType
@@ -85,7 +85,7 @@ def test_networks_compile_to_the_same_bytes(name: str) -> None:
     program = f"""
 import hashlib
 from benchmarks import networks
-from gpucompile.compile import compile
+from gpucompile.compiler import compile
 digest = hashlib.sha256()
 for name, data in compile(networks.cached({name!r}))._files(None):
     digest.update(name.encode() + data)
