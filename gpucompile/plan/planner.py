@@ -21,10 +21,10 @@ from gpucompile.kernels.lower import label_of, lower
 from gpucompile.kernels.schedules import SCHEDULES, Problem
 from gpucompile.kernels.view import Storage, View
 from gpucompile.ops.movement import Concat, Reshape
-from gpucompile.plan.arenas import choose_arenas
+from gpucompile.plan.arenas import place
 from gpucompile.plan.bundle import Place, Weights, make_shards
 from gpucompile.plan.memory import Item, pack
-from gpucompile.plan.storage import Assignment, assign
+from gpucompile.plan.storage import Assignment
 from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, Step
 from gpucompile.target import DEFAULT_LIMITS, Target
 
@@ -55,8 +55,7 @@ def make_plan(
         raise GpucompileError(f"unknown plan {mode!r}; known: {', '.join(PLANS)}")
     start = time.perf_counter()
     materialize_outputs(graph)
-    assignment = assign(graph)
-    choose_arenas(graph, assignment, mode, target)
+    assignment = place(graph, mode, target)
     planning = time.perf_counter() - start
     start = time.perf_counter()
     kernels = lower_graph(graph, assignment, target, progress)
