@@ -273,6 +273,8 @@ class Function:
         if condition is None:
             return self.value(value, coords, width)
         t = _wgsl_type(value.type.dtype, width)
+        if never(guards):
+            return self.let(f"{t}({outside})")
         out = self._variable(f"{t}({outside})")
         self._block(condition, lambda: f"{out} = {self.value(value, coords, width)};")
         return out
@@ -340,9 +342,9 @@ class Function:
         if width == 4 and not all(_uniform(g, width) for p in pieces for g in p.guards):
             vector = _wgsl_type(node.output.type.dtype, 4)
             return self._by_lane(vector, lambda i: self.value(node.output, _lane(coords, i), 1))
-        first = pieces[0]
-        if len(pieces) == 1 and condition_of(first.guards) is None:
-            return self.value(node.operand_values[first.operand], first.coords, width)
+        pieces = tuple(p for p in pieces if not never(p.guards))  # whose constant coordinates may lie outside
+        if len(pieces) == 1 and condition_of(pieces[0].guards) is None:
+            return self.value(node.operand_values[pieces[0].operand], pieces[0].coords, width)
         out = self._variable(f"{_wgsl_type(node.output.type.dtype, width)}({_fill_literal(op, node)})")
         for i, p in enumerate(pieces):
             source = node.operand_values[p.operand]
@@ -513,6 +515,11 @@ def condition_of(guards: Iterable[tuple[Index, int, int]]) -> str | None:
         else:
             parts.append(f"{(index - low).wgsl()} < {high - low}u")
     return " && ".join(parts) or None
+
+
+def never(guards: Iterable[tuple[Index, int, int]]) -> bool:
+    """Whether one of the guards `low <= index < high` holds nowhere."""
+    return any(index.range[1] < low or index.range[0] >= high for index, low, high in guards)
 
 
 def _lane(coords: tuple[Index, ...], i: int) -> tuple[Index, ...]:

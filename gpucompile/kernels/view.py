@@ -48,6 +48,16 @@ class View:
         dense = strides_of(self.type.shape)
         return all(d == 1 or s == e for d, s, e in zip(self.type.shape, self.strides, dense, strict=True))
 
+    def same_place(self, other: View) -> bool:
+        """Whether the elements of both lie at the same positions (axes of extent 1 may have any stride)."""
+        axes = zip(self.type.shape, self.strides, other.strides, strict=True)
+        return (
+            self.storage is other.storage
+            and self.type == other.type
+            and self.offset == other.offset
+            and all(d == 1 or s == o for d, s, o in axes)
+        )
+
     def position(self, coords: tuple[Index, ...]) -> Index:
         """Element position in the storage of the element at `coords`."""
         return dot(coords, self.strides) + self.offset

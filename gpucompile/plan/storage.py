@@ -117,7 +117,7 @@ def _finish(node: Node, out: Assignment) -> None:
         if placed is None and alias is not None:
             views[node.output] = alias
             out.aliases.add(node)
-        elif placed is not None and placed.storage is views[v].storage and alias == placed:
+        elif placed is not None and alias is not None and alias.same_place(placed):
             out.aliases.add(node)
     for v in node.outputs:
         views.setdefault(v, _fresh(v))

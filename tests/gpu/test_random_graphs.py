@@ -65,6 +65,11 @@ def reflection_over_reshape(b: Build) -> Value:
     return b(Pad((0, 0), (1, 1), "reflection"), x)
 
 
+def edge_padding_of_one_vector(b: Build) -> Value:
+    """Lanes with constant coordinates: pieces of the index map that hold nowhere must not be written at all."""
+    return b(Pad((0, 1, 1), (0, 0, 0), "edge"), b(Relu(), b.x(2, 6, 3)))
+
+
 def one_channel(b: Build) -> Value:
     """A vector of which one lane is real, and a residual operand."""
     x = b(Relu(), b.x(1, 1, 6, 6))
@@ -91,7 +96,15 @@ def scalar_reshaped(b: Build) -> Value:
 
 @pytest.mark.parametrize("pipeline", ["none", "default"])
 @pytest.mark.parametrize(
-    "make", [reflection_over_reshape, one_channel, concat_of_one_value, concat_in_concat, scalar_reshaped]
+    "make",
+    [
+        reflection_over_reshape,
+        edge_padding_of_one_vector,
+        one_channel,
+        concat_of_one_value,
+        concat_in_concat,
+        scalar_reshaped,
+    ],
 )
 def test_what_random_graphs_found(device: gpucompile.Device, make: Callable[[Build], Value], pipeline: str) -> None:
     """Each of these was a wrong number or a crash once."""

@@ -164,7 +164,7 @@ def test_wrong_imports_are_found(module: str, source: str) -> None:
             "import json, numpy as np\nimport wgpu\nfrom ..errors import DeviceError\nfrom . import format",
         ),
         ("gpucompile.session", "from gpucompile.compiler import compile\nfrom gpucompile.runtime import player"),
-        ("gpucompile.__init__", "from .compile import compile\nfrom .session import InferenceSession"),
+        ("gpucompile.__init__", "from .compiler import compile\nfrom .session import InferenceSession"),
         ("gpucompile.cli.main", "import gpucompile\nfrom gpucompile.ir import text"),
     ],
 )

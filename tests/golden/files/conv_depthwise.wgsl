@@ -7,10 +7,10 @@
 fn load_x(i: u32, k: u32) -> vec4<f32> {
   var t0 = vec4<f32>(0);
   if (((i / 18u) + (k / 3u) - 1u) < 9u && (((i / 2u) % 9u) + (k % 3u) - 1u) < 9u) {
-    let t1 = b0[((i % 2u) * 324u + (k / 3u) * 9u + (k % 3u) + (i / 2u) - 10u)];
-    let t2 = b0[((i % 2u) * 324u + (k / 3u) * 9u + (k % 3u) + (i / 2u) + 71u)];
-    let t3 = b0[((i % 2u) * 324u + (k / 3u) * 9u + (k % 3u) + (i / 2u) + 152u)];
-    let t4 = b0[((i % 2u) * 324u + (k / 3u) * 9u + (k % 3u) + (i / 2u) + 233u)];
+    let t1 = b0[((i % 2u) * 324u + (k / 3u) * 9u + (i / 2u) + (k % 3u) - 10u)];
+    let t2 = b0[((i % 2u) * 324u + (k / 3u) * 9u + (i / 2u) + (k % 3u) + 71u)];
+    let t3 = b0[((i % 2u) * 324u + (k / 3u) * 9u + (i / 2u) + (k % 3u) + 152u)];
+    let t4 = b0[((i % 2u) * 324u + (k / 3u) * 9u + (i / 2u) + (k % 3u) + 233u)];
     let t5 = vec4<f32>(t1, t2, t3, t4);
     t0 = t5;
   }
@@ -38,7 +38,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
   if (i < 162u) {
     var acc = vec4<f32>(0.0);
     for (var k = 0u; k < 9u; k++) {
-      acc = fma(vec4<f32>(load_x(i, k)), vec4<f32>(load_w(i, k)), acc);
+      let x = vec4<f32>(load_x(i, k)) * vec4<f32>(load_w(i, k));
+      acc = (acc + x);
     }
     store_y(i, acc);
   }

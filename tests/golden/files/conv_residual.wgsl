@@ -434,7 +434,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
   if (i < 32u) {
     var acc = vec4<f32>(-3.4028234663852886e38);
     for (var k = 0u; k < 4u; k++) {
-      acc = max(acc, vec4<f32>(load_x(i, k)));
+      let x = vec4<f32>(load_x(i, k));
+      acc = max(acc, x);
     }
     store_y(i, acc);
   }

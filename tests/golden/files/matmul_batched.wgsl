@@ -41,72 +41,68 @@ fn store_c(s: u32, z: u32, m: u32, n: u32, v: vec4<f32>) {
   }
 }
 
-var<workgroup> tile: array<vec4<f32>, 1024>;
+var<workgroup> tile: array<vec4<f32>, 768>;
 
 @compute @workgroup_size(256, 1, 1)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
   let group = wid.x;
 
-  let tile_n = group % 4u;
-  let tile_m = (group / 4u) % 5u;
-  let split = (group / 20u) % 1u;
-  let batch = group / 20u;
-  let slice = lid / 16u;
-  let member = lid % 16u;
-  let col = member % 4u;
-  let row = member / 4u;
+  let tile_n = group % 2u;
+  let tile_m = (group / 2u) % 5u;
+  let split = (group / 10u) % 1u;
+  let batch = group / 10u;
+  let slice = lid / 32u;
+  let member = lid % 32u;
+  let col = member % 8u;
+  let row = member / 8u;
   var c0_0 = vec4<f32>(0.0);
   var c1_0 = vec4<f32>(0.0);
   var c2_0 = vec4<f32>(0.0);
   var c3_0 = vec4<f32>(0.0);
-  let k_begin = split * 128u;
-  let k_stop = 128u;
-  for (var k = k_begin; k < k_stop; k += 128u) {
+  let k_begin = split * 64u;
+  let k_stop = 64u;
+  for (var k = k_begin; k < k_stop; k += 64u) {
 {
       let i = lid + 0u;
-      tile[(i / 32u) * 32u + ((i % 32u) ^ ((i / 32u) & 31u))] = vec4<f32>(load_a(batch, tile_m * 16u + i / 32u, k / 4u + i % 32u));
-    }
-{
-      let i = lid + 256u;
-      tile[(i / 32u) * 32u + ((i % 32u) ^ ((i / 32u) & 31u))] = vec4<f32>(load_a(batch, tile_m * 16u + i / 32u, k / 4u + i % 32u));
+      tile[(i / 16u) * 16u + ((i % 16u) ^ ((i / 16u) & 15u))] = vec4<f32>(load_a(batch, tile_m * 16u + i / 16u, k / 4u + i % 16u));
     }
 {
       let i = lid + 0u;
-      tile[512u + i] = vec4<f32>(load_b(batch, k + i / 4u, tile_n * 4u + i % 4u));
+      tile[256u + i] = vec4<f32>(load_b(batch, k + i / 8u, tile_n * 8u + i % 8u));
     }
 {
       let i = lid + 256u;
-      tile[512u + i] = vec4<f32>(load_b(batch, k + i / 4u, tile_n * 4u + i % 4u));
+      tile[256u + i] = vec4<f32>(load_b(batch, k + i / 8u, tile_n * 8u + i % 8u));
     }
     workgroupBarrier();
       {
-        let a0 = tile[(row + 0u) * 32u + (((slice * 2u + 0u)) ^ ((row + 0u) & 31u))];
-        let a1 = tile[(row + 4u) * 32u + (((slice * 2u + 0u)) ^ ((row + 4u) & 31u))];
-        let a2 = tile[(row + 8u) * 32u + (((slice * 2u + 0u)) ^ ((row + 8u) & 31u))];
-        let a3 = tile[(row + 12u) * 32u + (((slice * 2u + 0u)) ^ ((row + 12u) & 31u))];
+        let a0 = tile[(row + 0u) * 16u + (((slice * 2u + 0u)) ^ ((row + 0u) & 15u))];
+        let a1 = tile[(row + 4u) * 16u + (((slice * 2u + 0u)) ^ ((row + 4u) & 15u))];
+        let a2 = tile[(row + 8u) * 16u + (((slice * 2u + 0u)) ^ ((row + 8u) & 15u))];
+        let a3 = tile[(row + 12u) * 16u + (((slice * 2u + 0u)) ^ ((row + 12u) & 15u))];
         {
-          let b0 = tile[512u + ((slice * 2u + 0u) * 4u + 0u) * 4u + col + 0u];
+          let b0 = tile[256u + ((slice * 2u + 0u) * 4u + 0u) * 8u + col + 0u];
           c0_0 = fma(vec4<f32>(a0.x), b0, c0_0);
           c1_0 = fma(vec4<f32>(a1.x), b0, c1_0);
           c2_0 = fma(vec4<f32>(a2.x), b0, c2_0);
           c3_0 = fma(vec4<f32>(a3.x), b0, c3_0);
         }
         {
-          let b0 = tile[512u + ((slice * 2u + 0u) * 4u + 1u) * 4u + col + 0u];
+          let b0 = tile[256u + ((slice * 2u + 0u) * 4u + 1u) * 8u + col + 0u];
           c0_0 = fma(vec4<f32>(a0.y), b0, c0_0);
           c1_0 = fma(vec4<f32>(a1.y), b0, c1_0);
           c2_0 = fma(vec4<f32>(a2.y), b0, c2_0);
           c3_0 = fma(vec4<f32>(a3.y), b0, c3_0);
         }
         {
-          let b0 = tile[512u + ((slice * 2u + 0u) * 4u + 2u) * 4u + col + 0u];
+          let b0 = tile[256u + ((slice * 2u + 0u) * 4u + 2u) * 8u + col + 0u];
           c0_0 = fma(vec4<f32>(a0.z), b0, c0_0);
           c1_0 = fma(vec4<f32>(a1.z), b0, c1_0);
           c2_0 = fma(vec4<f32>(a2.z), b0, c2_0);
           c3_0 = fma(vec4<f32>(a3.z), b0, c3_0);
         }
         {
-          let b0 = tile[512u + ((slice * 2u + 0u) * 4u + 3u) * 4u + col + 0u];
+          let b0 = tile[256u + ((slice * 2u + 0u) * 4u + 3u) * 8u + col + 0u];
           c0_0 = fma(vec4<f32>(a0.w), b0, c0_0);
           c1_0 = fma(vec4<f32>(a1.w), b0, c1_0);
           c2_0 = fma(vec4<f32>(a2.w), b0, c2_0);
@@ -115,33 +111,33 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
       }
 
       {
-        let a0 = tile[(row + 0u) * 32u + (((slice * 2u + 1u)) ^ ((row + 0u) & 31u))];
-        let a1 = tile[(row + 4u) * 32u + (((slice * 2u + 1u)) ^ ((row + 4u) & 31u))];
-        let a2 = tile[(row + 8u) * 32u + (((slice * 2u + 1u)) ^ ((row + 8u) & 31u))];
-        let a3 = tile[(row + 12u) * 32u + (((slice * 2u + 1u)) ^ ((row + 12u) & 31u))];
+        let a0 = tile[(row + 0u) * 16u + (((slice * 2u + 1u)) ^ ((row + 0u) & 15u))];
+        let a1 = tile[(row + 4u) * 16u + (((slice * 2u + 1u)) ^ ((row + 4u) & 15u))];
+        let a2 = tile[(row + 8u) * 16u + (((slice * 2u + 1u)) ^ ((row + 8u) & 15u))];
+        let a3 = tile[(row + 12u) * 16u + (((slice * 2u + 1u)) ^ ((row + 12u) & 15u))];
         {
-          let b0 = tile[512u + ((slice * 2u + 1u) * 4u + 0u) * 4u + col + 0u];
+          let b0 = tile[256u + ((slice * 2u + 1u) * 4u + 0u) * 8u + col + 0u];
           c0_0 = fma(vec4<f32>(a0.x), b0, c0_0);
           c1_0 = fma(vec4<f32>(a1.x), b0, c1_0);
           c2_0 = fma(vec4<f32>(a2.x), b0, c2_0);
           c3_0 = fma(vec4<f32>(a3.x), b0, c3_0);
         }
         {
-          let b0 = tile[512u + ((slice * 2u + 1u) * 4u + 1u) * 4u + col + 0u];
+          let b0 = tile[256u + ((slice * 2u + 1u) * 4u + 1u) * 8u + col + 0u];
           c0_0 = fma(vec4<f32>(a0.y), b0, c0_0);
           c1_0 = fma(vec4<f32>(a1.y), b0, c1_0);
           c2_0 = fma(vec4<f32>(a2.y), b0, c2_0);
           c3_0 = fma(vec4<f32>(a3.y), b0, c3_0);
         }
         {
-          let b0 = tile[512u + ((slice * 2u + 1u) * 4u + 2u) * 4u + col + 0u];
+          let b0 = tile[256u + ((slice * 2u + 1u) * 4u + 2u) * 8u + col + 0u];
           c0_0 = fma(vec4<f32>(a0.z), b0, c0_0);
           c1_0 = fma(vec4<f32>(a1.z), b0, c1_0);
           c2_0 = fma(vec4<f32>(a2.z), b0, c2_0);
           c3_0 = fma(vec4<f32>(a3.z), b0, c3_0);
         }
         {
-          let b0 = tile[512u + ((slice * 2u + 1u) * 4u + 3u) * 4u + col + 0u];
+          let b0 = tile[256u + ((slice * 2u + 1u) * 4u + 3u) * 8u + col + 0u];
           c0_0 = fma(vec4<f32>(a0.w), b0, c0_0);
           c1_0 = fma(vec4<f32>(a1.w), b0, c1_0);
           c2_0 = fma(vec4<f32>(a2.w), b0, c2_0);
@@ -151,65 +147,51 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 
     workgroupBarrier();
   }
-  if (slice >= 8u) {
+  if (slice >= 4u) {
     tile[0u + lid - 128u] = c0_0;
     tile[128u + lid - 128u] = c1_0;
     tile[256u + lid - 128u] = c2_0;
     tile[384u + lid - 128u] = c3_0;
   }
   workgroupBarrier();
-  if (slice < 8u) {
+  if (slice < 4u) {
     c0_0 += tile[0u + lid];
     c1_0 += tile[128u + lid];
     c2_0 += tile[256u + lid];
     c3_0 += tile[384u + lid];
   }
   workgroupBarrier();
-  if (slice >= 4u && slice < 8u) {
+  if (slice >= 2u && slice < 4u) {
     tile[0u + lid - 64u] = c0_0;
     tile[64u + lid - 64u] = c1_0;
     tile[128u + lid - 64u] = c2_0;
     tile[192u + lid - 64u] = c3_0;
   }
   workgroupBarrier();
-  if (slice < 4u) {
+  if (slice < 2u) {
     c0_0 += tile[0u + lid];
     c1_0 += tile[64u + lid];
     c2_0 += tile[128u + lid];
     c3_0 += tile[192u + lid];
   }
   workgroupBarrier();
-  if (slice >= 2u && slice < 4u) {
+  if (slice >= 1u && slice < 2u) {
     tile[0u + lid - 32u] = c0_0;
     tile[32u + lid - 32u] = c1_0;
     tile[64u + lid - 32u] = c2_0;
     tile[96u + lid - 32u] = c3_0;
   }
   workgroupBarrier();
-  if (slice < 2u) {
+  if (slice < 1u) {
     c0_0 += tile[0u + lid];
     c1_0 += tile[32u + lid];
     c2_0 += tile[64u + lid];
     c3_0 += tile[96u + lid];
   }
   workgroupBarrier();
-  if (slice >= 1u && slice < 2u) {
-    tile[0u + lid - 16u] = c0_0;
-    tile[16u + lid - 16u] = c1_0;
-    tile[32u + lid - 16u] = c2_0;
-    tile[48u + lid - 16u] = c3_0;
-  }
-  workgroupBarrier();
-  if (slice < 1u) {
-    c0_0 += tile[0u + lid];
-    c1_0 += tile[16u + lid];
-    c2_0 += tile[32u + lid];
-    c3_0 += tile[48u + lid];
-  }
-  workgroupBarrier();
   if (slice != 0u) { return; }
-  store_c(split, batch, tile_m * 16u + row + 0u, tile_n * 4u + col + 0u, c0_0);
-  store_c(split, batch, tile_m * 16u + row + 4u, tile_n * 4u + col + 0u, c1_0);
-  store_c(split, batch, tile_m * 16u + row + 8u, tile_n * 4u + col + 0u, c2_0);
-  store_c(split, batch, tile_m * 16u + row + 12u, tile_n * 4u + col + 0u, c3_0);
+  store_c(split, batch, tile_m * 16u + row + 0u, tile_n * 8u + col + 0u, c0_0);
+  store_c(split, batch, tile_m * 16u + row + 4u, tile_n * 8u + col + 0u, c1_0);
+  store_c(split, batch, tile_m * 16u + row + 8u, tile_n * 8u + col + 0u, c2_0);
+  store_c(split, batch, tile_m * 16u + row + 12u, tile_n * 8u + col + 0u, c3_0);
 }

@@ -3,12 +3,12 @@
 @group(0) @binding(1) var<storage, read_write> b1: array<vec4<f32>>;
 
 fn load_x(i: u32, k: u32) -> vec4<f32> {
-  var t0 = vec4<f32>(0);
+  var t0 = vec4<f32>(0.0);
   if (((i / 14u) + (k / 3u) - 1u) < 7u && (((i / 2u) % 7u) + (k % 3u) - 1u) < 7u) {
-    let t1 = b0[((i % 2u) * 196u + (k / 3u) * 7u + (k % 3u) + (i / 2u) - 8u)];
-    let t2 = b0[((i % 2u) * 196u + (k / 3u) * 7u + (k % 3u) + (i / 2u) + 41u)];
-    let t3 = b0[((i % 2u) * 196u + (k / 3u) * 7u + (k % 3u) + (i / 2u) + 90u)];
-    let t4 = b0[((i % 2u) * 196u + (k / 3u) * 7u + (k % 3u) + (i / 2u) + 139u)];
+    let t1 = b0[((i % 2u) * 196u + (k / 3u) * 7u + (i / 2u) + (k % 3u) - 8u)];
+    let t2 = b0[((i % 2u) * 196u + (k / 3u) * 7u + (i / 2u) + (k % 3u) + 41u)];
+    let t3 = b0[((i % 2u) * 196u + (k / 3u) * 7u + (i / 2u) + (k % 3u) + 90u)];
+    let t4 = b0[((i % 2u) * 196u + (k / 3u) * 7u + (i / 2u) + (k % 3u) + 139u)];
     let t5 = vec4<f32>(t1, t2, t3, t4);
     t0 = t5;
   }
@@ -33,9 +33,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
   if (i < 98u) {
     var acc = vec4<f32>(0.0);
     for (var k = 0u; k < 9u; k++) {
-      acc = acc + vec4<f32>(load_x(i, k));
+      let x = vec4<f32>(load_x(i, k));
+      acc = (acc + x);
     }
-    store_y(i, acc / valid(i));
+    store_y(i, (acc / vec4<f32>(valid(i))));
   }
 }
 
