@@ -25,7 +25,7 @@ WAYS = 4  # kernels of one level that get arenas of their own
 ELEMENTS_PER_GROUP = 2048  # results a workgroup computes, roughly: says whether a kernel fills the device
 
 
-def place(graph: Graph, mode: str, target: Target) -> Assignment:
+def order_and_assign(graph: Graph, mode: str, target: Target) -> Assignment:
     """Order the graph and assign storages and arenas for `mode` (memory, overlap or balanced)."""
     if mode == "memory":
         return assign(graph)
@@ -91,7 +91,7 @@ def _reorder(graph: Graph, order: list[Node]) -> None:
 
 
 def _spread(graph: Graph, assignment: Assignment, levels: dict[Node, int], wide: dict[int, list[Node]]) -> None:
-    """Arenas 0 .. WAYS-1 for results of odd levels, WAYS .. 2*WAYS-1 for even ones. A storage keeps the first it gets."""
+    """Arenas 0 .. WAYS-1 for results of even levels, WAYS .. 2*WAYS-1 for odd ones. A storage keeps its first."""
     done: set[Storage] = set()
     for node in graph.nodes:
         for v in node.outputs:

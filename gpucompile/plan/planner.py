@@ -21,7 +21,7 @@ from gpucompile.kernels.lower import label_of, lower
 from gpucompile.kernels.schedules import SCHEDULES, Problem
 from gpucompile.kernels.view import Storage, View
 from gpucompile.ops.movement import Concat, Reshape
-from gpucompile.plan.arenas import place
+from gpucompile.plan.arenas import order_and_assign
 from gpucompile.plan.bundle import Place, Weights, make_shards
 from gpucompile.plan.memory import Item, pack
 from gpucompile.plan.storage import Assignment
@@ -55,7 +55,7 @@ def make_plan(
         raise GpucompileError(f"unknown plan {mode!r}; known: {', '.join(PLANS)}")
     start = time.perf_counter()
     materialize_outputs(graph)
-    assignment = place(graph, mode, target)
+    assignment = order_and_assign(graph, mode, target)
     planning = time.perf_counter() - start
     start = time.perf_counter()
     kernels = lower_graph(graph, assignment, target, progress)
