@@ -11,6 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run: a failure in CI is one that everybody sees. Look for new ones with
+# --hypothesis-profile=default, or in the slow tests.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")
