@@ -35,7 +35,9 @@ class Player:
     Raises DeviceError if the device refuses anything; what was created is then freed.
     """
 
-    def __init__(self, device: Device, plan: Plan, bundle: BundleLike, progress: Progress | None = None) -> None:
+    def __init__(
+        self, device: Device, plan: Plan, bundle: BundleLike, progress: Progress | None = None, submits: int = 1
+    ) -> None:
         self.device, self.plan = device, plan
         self._buffers: list[Any] = []
         self._spare: list[Any] = []  # staging buffers not in use
@@ -48,7 +50,7 @@ class Player:
             self._upload(bundle, progress)
             pipelines = self._create_pipelines(bundle, progress)
             self.steps: list[Step] = self._create_groups(pipelines)
-            self._record = device.recorder(self.steps)
+            self._records = [device.recorder(part) for part in _parts(self.steps, submits)]
             self._spare.append(self._create_staging())
         except BaseException:
             self.close()
@@ -141,9 +143,12 @@ class Player:
                     if array.nbytes:
                         write(buffers[port.buffer], 0, array)
                 encoder = handle.create_command_encoder()
-                if self.steps:
+                for i, record in enumerate(self._records):
+                    if i:  # the device starts on what was recorded so far
+                        handle.queue.submit([encoder.finish()])
+                        encoder = handle.create_command_encoder()
                     compute_pass = encoder.begin_compute_pass()
-                    self._record(compute_pass)
+                    record(compute_pass)
                     compute_pass.end()
                 for buffer, offset, size in self.places.values():
                     encoder.copy_buffer_to_buffer(buffers[buffer], 0, staging, offset, size)
@@ -199,7 +204,7 @@ class Player:
         for buffer in (*self._buffers, *self._spare, *self._flying):
             buffer.destroy()
         self._buffers, self._spare, self.steps = [], [], []
-        self._record = self.device.recorder([])
+        self._records = []
 
     # ------------------------------------------------------------------ profiling
 
@@ -254,3 +259,15 @@ def _staging_layout(plan: Plan) -> tuple[dict[int, tuple[int, int, int]], int]:
             places[port.buffer] = (port.buffer, at, size)
             at += (size + 7) // 8 * 8
     return places, max(at, 8)
+
+
+def _parts(steps: Sequence[Step], submits: int) -> list[Sequence[Step]]:
+    """The steps in at most `submits` runs of 8, 24, 72, ... and the rest: short ones first, so that the device starts
+    early and the host stays ahead of it."""
+    parts: list[Sequence[Step]] = []
+    start, size = 0, 8
+    while start < len(steps):
+        end = len(steps) if len(parts) == submits - 1 else min(start + size, len(steps))
+        parts.append(steps[start:end])
+        start, size = end, size * 3
+    return parts

@@ -361,7 +361,7 @@ def test_public_and_direct_recording_agree(exe: Executable) -> None:
 
     assert exe._player is not None
     want = exe(*inputs())
-    exe._player._record = module._public_recorder(exe._player.steps)
+    exe._player._records = [module._public_recorder(exe._player.steps)]
     np.testing.assert_array_equal(exe(*inputs()), want)
 
 
@@ -410,6 +410,6 @@ def test_dawn_rejects_what_a_browser_would(monkeypatch: pytest.MonkeyPatch) -> N
             plan.shaders[s.shader], good.shader(plan.shaders[s.shader]), tuple(b.access for b in s.bindings)
         ) for s in plan.steps} | {(3, access): device.pipeline(sha(text), text, access)}  # fmt: skip
         run._player.steps = run._player._create_groups(pipelines)
-        run._player._record = device.recorder(run._player.steps)
+        run._player._records = [device.recorder(run._player.steps)]
         with pytest.raises(DeviceError, match="rejected by the device"):
             run(*inputs())
