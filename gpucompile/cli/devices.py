@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from gpucompile.errors import DeviceError
-    from gpucompile.runtime.device import list_adapters
+    from gpucompile.runtime.adapters import list_adapters
 
     adapters = list_adapters(args.implementation)
     if args.json:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpucompile.errors import BundleError
-from gpucompile.runtime.bundle import check_plan
+from gpucompile.runtime.checks import check_plan
 from gpucompile.runtime.format import FORMAT_VERSION, SHARD_BYTES, Buffer, Manifest, Plan, Shard, to_json
 
 BytesLike: TypeAlias = "bytes | bytearray | memoryview | npt.NDArray[Any]"

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpucompile.errors import BundleError, VerificationError
-from gpucompile.runtime.bundle import check_plan, check_requires, port_bytes
+from gpucompile.runtime.checks import check_plan, check_requires, port_bytes
 from gpucompile.runtime.format import Plan, Region, Step
 from gpucompile.target import DEFAULT_LIMITS
 

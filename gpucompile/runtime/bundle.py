@@ -12,47 +12,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import mmap
 import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from gpucompile.errors import BundleError
+from gpucompile.runtime.checks import (
+    SHA256,
+    VARIANT,
+    check_plan,
+    require,
+)
 from gpucompile.runtime.format import (
     FORMAT_VERSION,
     SHARD_BYTES,
     Manifest,
     Plan,
-    Port,
-    Requires,
-    Step,
     from_json,
 )
-
-#: Bits per element of every WebNN data type a port can have.
-DTYPE_BITS: dict[str, int] = {
-    "float32": 32, "float16": 16, "int32": 32, "uint32": 32, "int64": 64, "uint64": 64,
-    "int8": 8, "uint8": 8, "int4": 4, "uint4": 4,
-}  # fmt: skip
-
-OFFSET_ALIGNMENT = 256  # WebGPU's default min-storage-buffer-offset-alignment
-MAX_GRID = 65535  # workgroups per dimension, WebGPU's default and every device's maximum
-_MAX_BYTES = 1 << 53  # what JavaScript can count
 
 _LAYOUT = re.compile(
     r"manifest\.json|graph\.gir|variants/[A-Za-z0-9][A-Za-z0-9._-]{0,63}\.json|shaders/[0-9a-f]{64}\.wgsl"
     r"|weights/(0|[1-9][0-9]{0,5})\.bin"
 )
 _FOLDERS = ("variants/", "shaders/", "weights/")
-_VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class BundleLike(Protocol):
@@ -70,134 +59,6 @@ class BundleLike(Protocol):
 
     def shard(self, index: int) -> memoryview:
         """Bytes of one weight shard."""
-
-
-def port_bytes(port: Port) -> int:
-    """Bytes a tensor of this port occupies in its buffer: whole 32-bit words, at least one."""
-    return max(4, (math.prod(port.shape) * DTYPE_BITS[port.dtype] + 31) // 32 * 4)
-
-
-def check_requires(requires: Requires, features: Iterable[str], limits: Mapping[str, int]) -> list[str]:
-    """What a device with these features and limits lacks, one line of text each; empty if it will do."""
-    have = set(features)
-    missing = [f"feature {f}" for f in requires.features if f not in have]
-    for name, value in requires.limits.items():
-        if name not in limits:
-            missing.append(f"limit {name} (unknown to this device)")
-        elif name.startswith("min-") and limits[name] > value:
-            missing.append(f"{name} of at most {value} (the device has {limits[name]})")
-        elif not name.startswith("min-") and limits[name] < value:
-            missing.append(f"{name} of {value} (the device has {limits[name]})")
-    return missing
-
-
-# ---------------------------------------------------------------------------------------------- plans
-
-
-def check_plan(
-    plan: Plan,
-    where: str,
-    shard_sizes: Sequence[int] | None = None,
-    ports: tuple[Sequence[Port], Sequence[Port]] | None = None,
-) -> None:
-    """Raise BundleError unless every index, offset, size, name and shape of a plan is consistent.
-
-    `where` names the plan in messages; `shard_sizes` are the sizes of the bundle's weight shards and `ports` the inputs
-    and outputs its manifest promises (both unchecked if None). Data flow is `gpucompile.plan.verify`'s matter.
-    """
-    for i, sha in enumerate(plan.shaders):
-        _require(_SHA256.fullmatch(sha) is not None, f"{where}.shaders[{i}]: not a sha256: {sha[:80]!r}")
-    _check_buffers(plan, where, shard_sizes)
-    for i, step in enumerate(plan.steps):
-        _check_step(plan, step, f"{where}.steps[{i}]")
-    _check_ports(plan, plan.inputs, "input", f"{where}.inputs")
-    _check_ports(plan, plan.outputs, "output", f"{where}.outputs")
-    if ports is not None:
-        for kind, mine, promised in (("inputs", plan.inputs, ports[0]), ("outputs", plan.outputs, ports[1])):
-            left = [(p.name, p.dtype, p.shape) for p in mine]
-            right = [(p.name, p.dtype, p.shape) for p in promised]
-            _require(left == right, f"{where}.{kind}: differ from the manifest's")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise BundleError(message)
-
-
-def _check_buffers(plan: Plan, where: str, shard_sizes: Sequence[int] | None) -> None:
-    for i, buffer in enumerate(plan.buffers):
-        at = f"{where}.buffers[{i}]"
-        if buffer.size <= 0 or buffer.size % 4 or buffer.size > _MAX_BYTES:
-            raise BundleError(f"{at}: size {buffer.size} is not a positive multiple of 4")
-        if buffer.kind != "weight":
-            _require(not buffer.shards, f"{at}: a {buffer.kind} buffer cannot have weight shards")
-        elif shard_sizes is not None:
-            for shard in buffer.shards:
-                _require(shard < len(shard_sizes), f"{at}: weight shard {shard} of {len(shard_sizes)} does not exist")
-            total = sum(shard_sizes[s] for s in buffer.shards)
-            _require(total == buffer.size, f"{at}: {buffer.size} bytes, but its weight shards hold {total}")
-
-
-def _check_step(plan: Plan, step: Step, at: str) -> None:
-    if step.shader >= len(plan.shaders):
-        raise BundleError(f"{at}: shader {step.shader} of {len(plan.shaders)} does not exist")
-    if not all(1 <= g <= MAX_GRID for g in step.grid):
-        raise BundleError(f"{at}: grid {step.grid} is not within 1..{MAX_GRID}")
-    buffers = plan.buffers
-    access: dict[int, str] = {}
-    written: list[tuple[int, int, int, int]] = []
-    for j, b in enumerate(step.bindings):
-        if b.buffer >= len(buffers):
-            raise BundleError(f"{at}.bindings[{j}]: buffer {b.buffer} of {len(buffers)} does not exist")
-        buffer = buffers[b.buffer]
-        if b.offset % OFFSET_ALIGNMENT:
-            raise BundleError(f"{at}.bindings[{j}]: offset {b.offset} is not a multiple of {OFFSET_ALIGNMENT}")
-        if b.size <= 0 or b.size % 4:
-            raise BundleError(f"{at}.bindings[{j}]: size {b.size} is not a positive multiple of 4")
-        if b.offset + b.size > buffer.size:
-            raise BundleError(
-                f"{at}.bindings[{j}]: bytes {b.offset}..{b.offset + b.size} lie outside buffer {b.buffer} "
-                f"of {buffer.size} bytes"
-            )
-        if access.setdefault(b.buffer, b.access) != b.access:
-            raise BundleError(f"{at}.bindings[{j}]: buffer {b.buffer} is bound both read and read_write")
-        if b.access == "read_write":
-            if buffer.kind in ("input", "weight"):
-                raise BundleError(f"{at}.bindings[{j}]: {buffer.kind} buffer {b.buffer} is bound read_write")
-            written.append((b.buffer, b.offset, b.offset + b.size, j))
-    written.sort()
-    for (buf0, _, end0, j0), (buf1, start1, _, j1) in pairwise(written):
-        if buf0 == buf1 and start1 < end0:
-            raise BundleError(f"{at}: read_write bindings {min(j0, j1)} and {max(j0, j1)} of buffer {buf0} overlap")
-    for r in step.reads + step.writes:
-        if r.buffer >= len(buffers):
-            raise BundleError(f"{at}: region of buffer {r.buffer}, which does not exist")
-        end = r.offset + r.size + (r.count - 1) * r.stride
-        if r.count < 1 or end > buffers[r.buffer].size:
-            raise BundleError(f"{at}: region {r.offset}..{end} lies outside buffer {r.buffer}")
-
-
-def _check_ports(plan: Plan, ports: Sequence[Port], kind: str, where: str) -> None:
-    names: set[str] = set()
-    used: set[int] = set()
-    for i, port in enumerate(ports):
-        at = f"{where}[{i}]"
-        _require(bool(port.name) and port.name not in names, f"{at}: name {port.name!r} is empty or used twice")
-        names.add(port.name)
-        _require(port.dtype in DTYPE_BITS, f"{at}: unknown data type {port.dtype!r}")
-        _require(len(port.shape) <= 32, f"{at}: rank {len(port.shape)} is above 32")
-        _require(port.buffer < len(plan.buffers), f"{at}: buffer {port.buffer} does not exist")
-        buffer = plan.buffers[port.buffer]
-        _require(buffer.kind == kind, f"{at}: {kind} {port.name!r} lies in a buffer of kind {buffer.kind}")
-        need = port_bytes(port)
-        _require(
-            need <= buffer.size,
-            f"{at}: {port.dtype}{list(port.shape)} needs {need} bytes, its buffer has {buffer.size}",
-        )
-        _require(kind == "output" or port.buffer not in used, f"{at}: two inputs share buffer {port.buffer}")
-        used.add(port.buffer)
-    for index, buffer in enumerate(plan.buffers):
-        _require(buffer.kind != kind or index in used, f"{where}: no port for {kind} buffer {index}")
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -342,7 +203,7 @@ class BundleData:
                 raise BundleError(f"no variant {name[:80]!r}; there are {', '.join(self.manifest.variants)}")
             file, m = f"variants/{name}.json", self.manifest
             plan = from_json(Plan, self._json(file), file)
-            _require(plan.name == name, f"{file}: calls itself {plan.name[:80]!r}")
+            require(plan.name == name, f"{file}: calls itself {plan.name[:80]!r}")
             check_plan(plan, file, [s.size for s in m.shards], (m.inputs, m.outputs))
             for sha in plan.shaders:
                 self._files().size(f"shaders/{sha}.wgsl")
@@ -351,20 +212,20 @@ class BundleData:
 
     def shader(self, sha256: str) -> str:
         """WGSL text without prelude; its hash is checked."""
-        _require(_SHA256.fullmatch(sha256) is not None, f"not a sha256: {sha256[:80]!r}")
+        require(SHA256.fullmatch(sha256) is not None, f"not a sha256: {sha256[:80]!r}")
         name = f"shaders/{sha256}.wgsl"
         data = bytes(self._files().read(name))
-        _require(hashlib.sha256(data).hexdigest() == sha256, f"{name}: content does not match its sha256")
+        require(hashlib.sha256(data).hexdigest() == sha256, f"{name}: content does not match its sha256")
         return _text(data, name)
 
     def shard(self, index: int) -> memoryview:
         """Bytes of one weight shard, mapped from disk; its hash is checked."""
-        _require(0 <= index < len(self.manifest.shards), f"weight shard {index} does not exist")
+        require(0 <= index < len(self.manifest.shards), f"weight shard {index} does not exist")
         shard = self.manifest.shards[index]
         data = self._files().read(shard.file)
-        _require(len(data) == shard.size, f"{shard.file}: {len(data)} bytes, the manifest says {shard.size}")
+        require(len(data) == shard.size, f"{shard.file}: {len(data)} bytes, the manifest says {shard.size}")
         digest = hashlib.sha256(data).hexdigest()
-        _require(digest == shard.sha256, f"{shard.file}: content does not match its sha256; the bundle is damaged")
+        require(digest == shard.sha256, f"{shard.file}: content does not match its sha256; the bundle is damaged")
         return data
 
     def gir(self) -> str:
@@ -397,19 +258,19 @@ class BundleData:
                 "Compile the model again or use another gpucompile"
             )
         m = from_json(Manifest, data, "manifest.json")
-        _require(bool(m.variants), "manifest.json.variants: a bundle needs at least one variant")
-        _require(len(set(m.variants)) == len(m.variants), "manifest.json.variants: a name occurs twice")
+        require(bool(m.variants), "manifest.json.variants: a bundle needs at least one variant")
+        require(len(set(m.variants)) == len(m.variants), "manifest.json.variants: a name occurs twice")
         for name in m.variants:
-            _require(_VARIANT.fullmatch(name) is not None, f"manifest.json.variants: not a plain name: {name[:80]!r}")
+            require(VARIANT.fullmatch(name) is not None, f"manifest.json.variants: not a plain name: {name[:80]!r}")
             self._files().size(f"variants/{name}.json")
         for i, shard in enumerate(m.shards):
             at = f"manifest.json.shards[{i}]"
-            _require(shard.file == f"weights/{i}.bin", f"{at}: file must be weights/{i}.bin, found {shard.file[:80]!r}")
-            _require(_SHA256.fullmatch(shard.sha256) is not None, f"{at}: not a sha256: {shard.sha256[:80]!r}")
+            require(shard.file == f"weights/{i}.bin", f"{at}: file must be weights/{i}.bin, found {shard.file[:80]!r}")
+            require(SHA256.fullmatch(shard.sha256) is not None, f"{at}: not a sha256: {shard.sha256[:80]!r}")
             good = 0 < shard.size <= SHARD_BYTES and shard.size % 4 == 0
-            _require(good, f"{at}: size {shard.size} is not a positive multiple of 4 of at most {SHARD_BYTES}")
+            require(good, f"{at}: size {shard.size} is not a positive multiple of 4 of at most {SHARD_BYTES}")
             size = self._files().size(shard.file)
-            _require(size == shard.size, f"{shard.file}: {size} bytes, the manifest says {shard.size}")
+            require(size == shard.size, f"{shard.file}: {size} bytes, the manifest says {shard.size}")
         return m
 
     def _json(self, name: str) -> Any:
@@ -424,7 +285,7 @@ class BundleData:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
-    _require(len(out) == len(pairs), "a field occurs twice in one object")
+    require(len(out) == len(pairs), "a field occurs twice in one object")
     return out
 
 

@@ -11,66 +11,32 @@ of calls made without its wrapper. `Device.guard` watches that log too, so that 
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
 import re
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Any
 
 from gpucompile.errors import ClosedError, DeviceError, DeviceLost
-from gpucompile.runtime.bundle import check_requires
+from gpucompile.runtime.adapters import (
+    NATIVE_NAMES,
+    api_of,
+    choose_adapter,
+    implementation_of,
+    name_of,
+    webgpu_names,
+)
+from gpucompile.runtime.checks import check_requires
 from gpucompile.runtime.format import Requires
+from gpucompile.runtime.recording import Step, public_recorder, raw_calls, raw_recorder
 
 #: Optional features asked for where the adapter has them (WebGPU names).
 WANTED_FEATURES = ("shader-f16", "subgroups", "timestamp-query")
 
-_NATIVE_NAMES = {"subgroup": "subgroups"}  # wgpu-native's name -> WebGPU's
-_BACKENDS = {"linux": ("Vulkan",), "darwin": ("Metal",), "win32": ("D3D12", "Vulkan"), "emscripten": ("WebGPU",)}
 _LOST = re.compile(r"device\]? (is |was )?lost", re.IGNORECASE)
-_TYPES = ("DiscreteGPU", "IntegratedGPU", "Unknown", "CPU")  # best first
-
-Step = tuple[Any, Any, int, int, int]  # pipeline, bind group, grid
-
-
-@dataclass(frozen=True)
-class AdapterInfo:
-    """One adapter as `list_adapters` found it; `usable` says whether `Device.open` would take it."""
-
-    implementation: str
-    name: str
-    backend: str
-    type: str
-    driver: str
-    features: tuple[str, ...]
-    limits: dict[str, int]
-    usable: bool
-
-
-def list_adapters(implementation: str | ModuleType | None = None) -> list[AdapterInfo]:
-    """All adapters of an implementation (default `wgpu`), best first; unusable ones are last."""
-    api = _api(implementation)
-    found = []
-    for adapter in _adapters(api):
-        info = adapter.info
-        found.append(
-            AdapterInfo(
-                implementation=_implementation(adapter),
-                name=_name(adapter),
-                backend=str(info["backend_type"]),
-                type=str(info["adapter_type"]),
-                driver=str(info["description"]),
-                features=tuple(sorted(_webgpu_names(adapter.features))),
-                limits=dict(adapter.limits),
-                usable=_usable(adapter),
-            )
-        )
-    return found
 
 
 class Device:
@@ -89,12 +55,12 @@ class Device:
         """Use `Device.open` or `Device.wrap`."""
         self.handle = handle
         self.adapter = adapter if adapter is not None else handle.adapter
-        self.features = frozenset(_webgpu_names(handle.features))
+        self.features = frozenset(webgpu_names(handle.features))
         self.limits: dict[str, int] = dict(handle.limits)
-        self.name = _name(self.adapter)
+        self.name = name_of(self.adapter)
         self.backend = str(self.adapter.info["backend_type"])
         self.is_software = self.adapter.info["adapter_type"] == "CPU"
-        self.implementation = _implementation(self.adapter)
+        self.implementation = implementation_of(self.adapter)
         self.api = sys.modules[self.implementation]
         self._modules: weakref.WeakValueDictionary[tuple[str, str], Any] = weakref.WeakValueDictionary()
         self._pipelines: weakref.WeakValueDictionary[tuple[object, ...], Any] = weakref.WeakValueDictionary()
@@ -123,12 +89,12 @@ class Device:
         A backend forced by wgpu's own WGPU_BACKEND_TYPE is obeyed. Raises DeviceError if there is no usable adapter.
         """
         if adapter is None:
-            adapter = _choose(_api(implementation), power_preference, prefer)
-        wanted = [f for f in adapter.features if _NATIVE_NAMES.get(f, f) in WANTED_FEATURES]
+            adapter = choose_adapter(api_of(implementation), power_preference, prefer)
+        wanted = [f for f in adapter.features if NATIVE_NAMES.get(f, f) in WANTED_FEATURES]
         try:
             handle = adapter.request_device_sync(required_features=wanted, required_limits=dict(adapter.limits))
         except Exception as e:
-            raise DeviceError(f"{_name(adapter)}: the device cannot be opened: {e}") from e
+            raise DeviceError(f"{name_of(adapter)}: the device cannot be opened: {e}") from e
         return Device(handle, adapter=adapter)
 
     @staticmethod
@@ -256,8 +222,8 @@ class Device:
 
         Where wgpu-py's foreign function layer is within reach its three calls are made directly (0.7 us a step); else
         through the public methods (3 us)."""
-        raw = _raw_calls(steps[0][0]) if steps else None
-        return _public_recorder(steps) if raw is None else _raw_recorder(steps, *raw)
+        raw = raw_calls(steps[0][0]) if steps else None
+        return public_recorder(steps) if raw is None else raw_recorder(steps, *raw)
 
     def map_read(self, buffer: Any, size: int) -> Any:
         """Start mapping a buffer for reading; returns wgpu's promise."""
@@ -300,59 +266,6 @@ def default_device() -> Device:
             device = Device.open()
             _default = weakref.ref(device)
         return device
-
-
-# ---------------------------------------------------------------------------------------------- recording
-
-
-def _public_recorder(steps: Sequence[Step]) -> Callable[[Any], None]:
-    def record(compute_pass: Any) -> None:
-        set_pipeline, set_group = compute_pass.set_pipeline, compute_pass.set_bind_group
-        dispatch, last = compute_pass.dispatch_workgroups, None
-        for pipeline, group, x, y, z in steps:
-            if pipeline is not last:
-                set_pipeline(pipeline)
-                last = pipeline
-            set_group(0, group)
-            dispatch(x, y, z)
-
-    return record
-
-
-def _raw_calls(pipeline: Any) -> tuple[Any, Any] | None:
-    """The cffi library and interface behind a wgpu object, or None where there is none (a browser)."""
-    module = sys.modules.get(type(pipeline).__module__)
-    lib: Any = getattr(module, "lib", None)
-    ffi: Any = getattr(module, "ffi", None)
-    names = ("SetPipeline", "SetBindGroup", "DispatchWorkgroups")
-    try:
-        if ffi.typeof(pipeline._internal) is ffi.typeof("WGPUComputePipeline") and all(
-            callable(getattr(lib, "wgpuComputePassEncoder" + n)) for n in names
-        ):
-            return lib, ffi
-    except Exception:  # any surprise here only means that the public methods are used
-        pass
-    return None
-
-
-def _raw_recorder(steps: Sequence[Step], lib: Any, ffi: Any) -> Callable[[Any], None]:
-    objects = list(steps)  # the handles below are valid as long as the objects live
-    last, flat = None, []
-    for pipeline, group, x, y, z in objects:
-        flat.append((None if pipeline is last else pipeline._internal, group._internal, x, y, z))
-        last = pipeline
-    set_pipeline, set_group = lib.wgpuComputePassEncoderSetPipeline, lib.wgpuComputePassEncoderSetBindGroup
-    dispatch, null = lib.wgpuComputePassEncoderDispatchWorkgroups, ffi.NULL
-
-    def record(compute_pass: Any, keep: object = objects) -> None:
-        handle = compute_pass._internal
-        for pipeline, group, x, y, z in flat:
-            if pipeline is not None:
-                set_pipeline(handle, pipeline)
-            set_group(handle, 0, group, 0, null)
-            dispatch(handle, x, y, z)
-
-    return record
 
 
 # ---------------------------------------------------------------------------------------------- errors in the log
@@ -399,69 +312,3 @@ class _Guard:
             raise self.device.translate(RuntimeError("\n".join(self.logged)), self.doing)
         if isinstance(e, Exception) and (type(e).__name__.startswith("GPU") or type(e) is RuntimeError):
             raise self.device.translate(e, self.doing) from e
-
-
-# ---------------------------------------------------------------------------------------------- adapters
-
-
-def _api(implementation: str | ModuleType | None) -> ModuleType:
-    if isinstance(implementation, ModuleType):
-        return implementation
-    name = implementation or "wgpu"
-    try:
-        return importlib.import_module(name)
-    except ImportError as e:
-        raise DeviceError(f"the WebGPU implementation {name!r} cannot be imported: {e}. Try: pip install {name}") from e
-
-
-def _implementation(adapter: Any) -> str:
-    return str(type(adapter).__module__).split(".")[0]
-
-
-def _name(adapter: Any) -> str:
-    info = adapter.info
-    return str(info["device"] or info["description"] or info["vendor"] or "unnamed adapter")
-
-
-def _webgpu_names(features: Iterable[str]) -> list[str]:
-    return [_NATIVE_NAMES.get(f, f) for f in features]
-
-
-def _forced() -> bool:
-    return bool(os.environ.get("WGPU_BACKEND_TYPE", "").strip())  # read by wgpu-py itself, for tests
-
-
-def _usable(adapter: Any) -> bool:
-    return _forced() or adapter.info["backend_type"] in _BACKENDS.get(sys.platform, ("Vulkan",))
-
-
-def _rank(adapter: Any, low_power: bool = False) -> tuple[bool, int]:
-    kinds = ("IntegratedGPU", *(t for t in _TYPES if t != "IntegratedGPU")) if low_power else _TYPES
-    kind = adapter.info["adapter_type"]
-    return not _usable(adapter), kinds.index(kind if kind in kinds else "Unknown")
-
-
-def _adapters(api: ModuleType) -> list[Any]:
-    gpu: Any = api.gpu
-    try:
-        found = [gpu.request_adapter_sync()] if _forced() else list(gpu.enumerate_adapters_sync())
-    except Exception as e:
-        raise DeviceError(f"{api.__name__} finds no adapter: {e}") from e
-    return sorted((a for a in found if a is not None), key=_rank)
-
-
-def _choose(api: ModuleType, power_preference: str, prefer: str | None) -> Any:
-    if power_preference not in ("high-performance", "low-power"):
-        raise DeviceError(f"power_preference must be high-performance or low-power, not {power_preference!r}")
-    found = _adapters(api)
-    good = [a for a in found if _usable(a)]
-    if prefer in ("hardware", "software"):
-        good = [a for a in good if (a.info["adapter_type"] == "CPU") == (prefer == "software")]
-    elif prefer is not None:
-        good = [a for a in good if prefer.lower() in f"{_name(a)} {a.info['vendor']}".lower()]
-    if not good:
-        what = f"adapter matching {prefer!r}" if prefer else "usable adapter"
-        seen = ", ".join(f"{_name(a)} ({a.info['backend_type']})" for a in found) or "none at all"
-        hint = " Install a Vulkan driver (a software one: mesa-vulkan-drivers)." if sys.platform == "linux" else ""
-        raise DeviceError(f"no {what} found through {api.__name__}; there is {seen}.{hint}")
-    return min(good, key=lambda a: _rank(a, power_preference == "low-power"))

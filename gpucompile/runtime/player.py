@@ -19,9 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpucompile.errors import DeviceError
-from gpucompile.runtime.bundle import BundleLike, port_bytes
-from gpucompile.runtime.device import Device, Step
+from gpucompile.runtime.bundle import BundleLike
+from gpucompile.runtime.checks import port_bytes
+from gpucompile.runtime.device import Device
 from gpucompile.runtime.format import Access, Plan
+from gpucompile.runtime.recording import Step
 
 Progress: TypeAlias = "Callable[[str, int, int], None]"  # stage (weights, pipelines), done, total
 _Pipelines: TypeAlias = "Mapping[tuple[int, tuple[Access, ...]], Any]"  # by shader index and accesses

@@ -21,7 +21,8 @@ import pytest
 from gpucompile.errors import BundleError, ClosedError, DeviceError, InputError
 from gpucompile.plan.bundle import Bundle, make_shards
 from gpucompile.plan.verify import verify
-from gpucompile.runtime.device import Device, list_adapters
+from gpucompile.runtime.adapters import list_adapters
+from gpucompile.runtime.device import Device
 from gpucompile.runtime.executable import Executable, load
 from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, Step
 
@@ -357,11 +358,11 @@ def test_the_device_stays_usable_after_errors(device: Device, exe: Executable) -
 
 
 def test_public_and_direct_recording_agree(exe: Executable) -> None:
-    from gpucompile.runtime import device as module
+    from gpucompile.runtime import recording as module
 
     assert exe._player is not None
     want = exe(*inputs())
-    exe._player._records = [module._public_recorder(exe._player.steps)]
+    exe._player._records = [module.public_recorder(exe._player.steps)]
     np.testing.assert_array_equal(exe(*inputs()), want)
 
 

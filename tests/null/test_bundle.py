@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from gpucompile.errors import BundleError
 from gpucompile.plan.bundle import Bundle, Place, make_shards
-from gpucompile.runtime.bundle import check_requires, port_bytes, read_bundle
+from gpucompile.runtime.bundle import read_bundle
+from gpucompile.runtime.checks import check_requires, port_bytes
 from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, Step, to_json
 
 TEXT = "@compute @workgroup_size(1) fn main() {}\n"

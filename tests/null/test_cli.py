@@ -20,9 +20,10 @@ from gpucompile.ir.graph import Graph
 from gpucompile.ir.text import parse_graph, read_gir, write_gir
 from gpucompile.ops.contraction import Matmul
 from gpucompile.passmanager import Context, Pass, all_passes
+from gpucompile.runtime import adapters as adapters_module
 from gpucompile.runtime import device as device_module
 from gpucompile.runtime import executable as executable_module
-from gpucompile.runtime.device import AdapterInfo
+from gpucompile.runtime.adapters import AdapterInfo
 
 TEXT = """graph @m(%x: f32[4,4]) {
   %w = constant {value = splat<f32[4,4]>(0.5)}
@@ -283,13 +284,13 @@ def adapter(name: str, usable: bool) -> AdapterInfo:
 
 def test_devices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     found = [adapter("fast", True), adapter("slow", False)]
-    monkeypatch.setattr(device_module, "list_adapters", lambda implementation: found)
+    monkeypatch.setattr(adapters_module, "list_adapters", lambda implementation: found)
     assert main.main(["devices", "--limits"]) == 0
     out = capsys.readouterr().out
     assert "*  fast" in out and "   slow" in out and "never chosen" in out and "features  shader-f16" in out
     assert main.main(["devices", "--json"]) == 0
     assert [a["name"] for a in json.loads(capsys.readouterr().out)] == ["fast", "slow"]
-    monkeypatch.setattr(device_module, "list_adapters", lambda implementation: [])
+    monkeypatch.setattr(adapters_module, "list_adapters", lambda implementation: [])
     assert "no WebGPU adapter found" in error_of(capsys, "devices")
 
 
