@@ -68,7 +68,7 @@ def make_plan(
     start = time.perf_counter()
     plan, shaders = _assemble(graph, assignment, kernels, dict(zip(weights, layout.places, strict=True)), layout, name)
     planning += time.perf_counter() - start
-    return Planned(plan, shaders, layout.shards, {"lower": lowering, "plan": planning, "pack weights": packing})
+    return Planned(plan, shaders, layout.shards, {"lower": lowering, "plan": planning, "weights": packing})
 
 
 def materialize_outputs(graph: Graph) -> None:
