@@ -153,6 +153,22 @@ class Player:
             raise
         return staging
 
+    def submit(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Submit a run on GPU buffers of whole words, one for every port in order; it does not wait. What is dispatched
+        on the queue later sees the results."""
+        plan, buffers, handle = self.plan, self._buffers, self.device.handle
+        with self.device.guard("running the plan"):
+            encoder = handle.create_command_encoder()
+            for port, source in zip(plan.inputs, inputs, strict=True):
+                encoder.copy_buffer_to_buffer(source, 0, buffers[port.buffer], 0, port_bytes(port))
+            if self.steps:
+                compute_pass = encoder.begin_compute_pass()
+                self._record(compute_pass)
+                compute_pass.end()
+            for port, target in zip(plan.outputs, outputs, strict=True):
+                encoder.copy_buffer_to_buffer(buffers[port.buffer], 0, target, 0, port_bytes(port))
+            handle.queue.submit([encoder.finish()])
+
     def finish(self, staging: Any, read: Callable[[Any], Any]) -> Any:
         """Wait for a run and return `read(bytes)` of its mapped staging buffer; `read` must copy what it keeps."""
         try:
