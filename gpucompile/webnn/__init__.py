@@ -11,8 +11,8 @@
     context.dispatch(graph, {"a": x}, {"c": y})
     context.read_tensor(y)
 
-Differences from the browser: `build` returns when the graph is compiled, `read_tensor` when the data is there (both have
-awaitable forms, `*_async`), and an invalid state is a TypeInferenceError or InputError instead of an InvalidStateError.
+Differences from the browser: `build` returns when the graph is compiled, `read_tensor` when the data is there (both
+have awaitable forms, `*_async`), and an invalid state is a TypeInferenceError or InputError, no InvalidStateError.
 """
 
 from gpucompile.webnn.builder import MLGraphBuilder

@@ -14,7 +14,7 @@ from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.runtime.executable import load
 from gpucompile.webnn.objects import MLGraph, MLOperand, MLOperandDescriptor, MLTensor
-from gpucompile.webnn.operators import ALIASES, OPERATORS, complete, extra_options, op_class
+from gpucompile.webnn.operators import ALIASES, OPERATORS, UNRESTRICTED, complete, extra_options, op_class
 from gpucompile.webnn.validation import (
     array_of,
     attribute,
@@ -113,7 +113,9 @@ class MLGraphBuilder:
 
     # ------------------------------------------------------------------ operators
 
-    def split(self, input: MLOperand, splits: int | Sequence[int], *, axis: int = 0, label: str = "") -> list[MLOperand]:
+    def split(
+        self, input: MLOperand, splits: int | Sequence[int], *, axis: int = 0, label: str = ""
+    ) -> list[MLOperand]:
         """Parts of `input` along `axis`: `splits` of the same size, or parts of these sizes."""
         where = _where("split", label)
         self._require_open(where)
@@ -183,7 +185,8 @@ class MLGraphBuilder:
                 known = ", ".join([*hints, *extra, *(o.rstrip("?") for o in cls.operands if o.endswith("?"))])
                 raise TypeInferenceError(f"{where}: there is no option {key}; there are {known or 'none'}, label")
             if value is not None:
-                attributes[key] = attribute(hints.get(key, str), value, f"{where}: {key}")
+                finite = (name, key) not in UNRESTRICTED
+                attributes[key] = attribute(hints.get(key, str), value, f"{where}: {key}", finite)
         return self._add(name, attributes, values, where, label)
 
     def _add(

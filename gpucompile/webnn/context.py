@@ -44,7 +44,9 @@ class ML:
         if power_preference not in ("default", "high-performance", "low-power"):
             raise TypeInferenceError(f"create_context: unknown power_preference {power_preference!r}")
         if device_type != "gpu":
-            raise UnsupportedError(f"create_context: device_type {device_type!r} needs OpenVINO, which is not there yet")
+            raise UnsupportedError(
+                f"create_context: device_type {device_type!r} needs OpenVINO, which is not there yet"
+            )
         if isinstance(gpu_device, Device):
             return MLContext(gpu_device)
         if gpu_device is not None:
@@ -196,9 +198,7 @@ class MLContext:
         finally:
             staging.destroy()
 
-    async def read_tensor_async(
-        self, tensor: MLTensor, out: np.ndarray | bytearray | memoryview | None = None
-    ) -> Any:
+    async def read_tensor_async(self, tensor: MLTensor, out: np.ndarray | bytearray | memoryview | None = None) -> Any:
         """`read_tensor`, without blocking the event loop while the GPU works."""
         staging, target = self._start_read(tensor, out)
         try:

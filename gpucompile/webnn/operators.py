@@ -45,6 +45,9 @@ ALIASES = {
     "pad": {"beginning_padding": "beginning", "ending_padding": "ending"},
 }
 
+#: Options of type MLNumber; every other number is a `double`, which must be finite.
+UNRESTRICTED = {("clamp", "min_value"), ("clamp", "max_value"), ("pad", "value")}
+
 _POOLS = ("average_pool2d", "l2_pool2d", "max_pool2d")
 
 
@@ -70,7 +73,7 @@ def complete(name: str, cls: type[Op], types: Sequence[TensorType | None], given
             op.fail(tuple(types), f"unknown output_shape_rounding {rounding!r}")
         if rounding == "floor" or "output_sizes" in given or types[0] is None or types[0].rank != 4:
             return op
-        return cls(**given, output_sizes=_rounded_up(op, types[0]))
+        return cls(**given | {"output_sizes": _rounded_up(op, types[0])})
     return cls(**given)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import types
 import typing
@@ -84,15 +85,20 @@ def number(value: object, where: str) -> float:
     raise TypeInferenceError(f"{where}: {value!r} is not a number")
 
 
-@cache
 def fields_of(cls: type[Op]) -> dict[str, Any]:
     """Name and type of an op's attributes."""
+    return _fields_of(cls.name)
+
+
+@cache
+def _fields_of(name: str) -> dict[str, Any]:
+    cls = Op.registry[name]
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in fields(cls)}
 
 
-def attribute(hint: Any, value: object, where: str) -> Any:
-    """An option's value as a field of type `hint` wants it."""
+def attribute(hint: Any, value: object, where: str, finite: bool = True) -> Any:
+    """An option's value as a field of type `hint` wants it; infinities and NaN only where not `finite`."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
     if typing.get_origin(hint) is tuple:
@@ -114,7 +120,10 @@ def attribute(hint: Any, value: object, where: str) -> Any:
             return int(value)  # a signed `long`, such as triangular's diagonal; ops refuse what they do not take
         return integer(value, where)
     if hint is float:
-        return number(value, where)
+        out = number(value, where)
+        if finite and not math.isfinite(out):
+            raise TypeInferenceError(f"{where}: {out} is not finite")
+        return out
     if hint is DataType:
         return data_type(value, where)
     if hint is str:
@@ -146,7 +155,7 @@ def array_of(value: Any, type: TensorType, where: str) -> np.ndarray:
 
 
 def scalar_of(value: float, dtype: DataType) -> np.ndarray:
-    """"cast an MLNumber": floats are rounded, integers are truncated and saturate; NaN becomes 0."""
+    """ "cast an MLNumber": floats are rounded, integers are truncated and saturate; NaN becomes 0."""
     if dtype.is_float:
         with np.errstate(over="ignore"):
             return np.array(value, np.float64).astype(dtype.numpy)
