@@ -66,6 +66,8 @@ def complete(name: str, cls: type[Op], types: Sequence[TensorType | None], given
     """The op with the given attributes, and with the defaults that depend on operand types."""
     if name == "transpose" and "permutation" not in given and types[0] is not None:
         given["permutation"] = tuple(reversed(range(types[0].rank)))
+    if name == "clamp":  # a bound that is NaN does not bound
+        given = {k: v for k, v in given.items() if v == v}
     if name in _POOLS:
         rounding = given.pop("output_shape_rounding", "floor")
         op = cls(**given)
