@@ -47,7 +47,7 @@ GAPS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
                 "sub uint64 4D tensors",
             ),
         },
-        "float16 batch normalisation is computed in float16, a few ULP beyond the tolerance": {
+        "fold-batchnorm rounds scale and shift of float16 to float16: a few ULP beyond the tolerance": {
             "batch_normalization": (
                 "batchNormalization float16 3D tensor default options",
                 "batchNormalization float16 4D tensor default options",
