@@ -24,6 +24,7 @@ from gpucompile.ir.types import DataType
 from gpucompile.ops import elementwise, reduction
 from gpucompile.ops.activation import Clamp
 from gpucompile.ops.categories import Reduction
+from gpucompile.ops.logical import Cast
 from gpucompile.ops.movement import Reshape, Transpose
 from gpucompile.ops.normalize import BatchNormalization, InstanceNormalization, LayerNormalization
 from gpucompile.passes._rewrite import Rules, rewrite
@@ -122,15 +123,22 @@ def log_sum_exp(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 
 def batch_norm(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """factor = scale / sqrt(variance + epsilon); (x - mean) * factor + bias"""
+    """factor = scale / sqrt(variance + epsilon); (x - mean) * factor + bias, in float32 for float16 as well"""
     op = node.op
     assert isinstance(op, BatchNormalization)
-    x, mean, variance, scale, bias = (*node.inputs, None, None)[:5]
-    assert x is not None and mean is not None and variance is not None
-    shape = (mean.type.size, *(1,) * (x.type.rank - op.axis - 1))
+    source = node.inputs[0]
+    assert source is not None
+    half = source.type.dtype is DataType.FLOAT16
 
     def add(op: Op, *inputs: Value) -> Value:
         return graph.add(op, *inputs, before=node)
+
+    def wide(v: Value | None) -> Value | None:
+        return add(Cast(DataType.FLOAT32), v) if half and v is not None else v
+
+    x, mean, variance, scale, bias = (*map(wide, node.inputs), None, None)[:5]
+    assert x is not None and mean is not None and variance is not None
+    shape = (mean.type.size, *(1,) * (x.type.rank - op.axis - 1))
 
     epsilon = graph.constant(np.asarray(op.epsilon, x.type.dtype.numpy), before=node)
     factor = add(elementwise.Reciprocal(), add(elementwise.Sqrt(), add(elementwise.Add(), variance, epsilon)))
@@ -138,7 +146,8 @@ def batch_norm(graph: Graph, node: Node, ctx: Context) -> Value | None:
         factor = add(elementwise.Mul(), factor, scale)
     out = add(elementwise.Sub(), x, add(Reshape(shape), mean))
     out = add(elementwise.Mul(), out, add(Reshape(shape), factor))
-    return out if bias is None else add(elementwise.Add(), out, add(Reshape(shape), bias))
+    out = out if bias is None else add(elementwise.Add(), out, add(Reshape(shape), bias))
+    return add(Cast(source.type.dtype), out) if half else out
 
 
 def normalization(graph: Graph, node: Node, ctx: Context) -> Value | None:

@@ -295,6 +295,7 @@ class Exp(Unary):
     """e to the power x"""
 
     onnx: ClassVar[str | None] = "Exp"
+    in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "exp({x})"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -306,6 +307,7 @@ class Log(Unary):
     """The natural logarithm."""
 
     onnx: ClassVar[str | None] = "Log"
+    in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "log({x})"
     domain: ClassVar[tuple[float, float]] = (0.01, 10.0)
 

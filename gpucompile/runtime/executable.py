@@ -118,6 +118,12 @@ class Executable:
             raise
         return result
 
+    def dispatch(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Run once on GPU buffers by port name, without waiting: the queue orders it. The buffers hold whole 32-bit
+        words; names, sizes and usages are the caller's business, nothing is checked."""
+        with self._lock:
+            self._open_player().submit([inputs[p.name] for p in self.inputs], [outputs[p.name] for p in self.outputs])
+
     def profile(self, inputs: Mapping[str, Any], repeat: int = 1) -> list[tuple[str, float]]:
         """Label and seconds of every step, measured on the device by timestamps around `repeat` dispatches of it.
 

@@ -145,13 +145,7 @@ class Player:
                     if array.nbytes:
                         write(buffers[port.buffer], 0, array)
                 encoder = handle.create_command_encoder()
-                for i, record in enumerate(self._records):
-                    if i:  # the device starts on what was recorded so far
-                        handle.queue.submit([encoder.finish()])
-                        encoder = handle.create_command_encoder()
-                    compute_pass = encoder.begin_compute_pass()
-                    record(compute_pass)
-                    compute_pass.end()
+                encoder = self._dispatch(encoder)
                 for buffer, offset, size in self.places.values():
                     encoder.copy_buffer_to_buffer(buffers[buffer], 0, staging, offset, size)
                 handle.queue.submit([encoder.finish()])
@@ -159,6 +153,31 @@ class Player:
             self._drop(staging)
             raise
         return staging
+
+    def _dispatch(self, encoder: Any) -> Any:
+        """Record all steps; returns the encoder that is still open."""
+        handle = self.device.handle
+        for i, record in enumerate(self._records):
+            if i:  # the device starts on what was recorded so far
+                handle.queue.submit([encoder.finish()])
+                encoder = handle.create_command_encoder()
+            compute_pass = encoder.begin_compute_pass()
+            record(compute_pass)
+            compute_pass.end()
+        return encoder
+
+    def submit(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Submit a run on GPU buffers of whole words, one for every port in order; it does not wait. What is dispatched
+        on the queue later sees the results."""
+        plan, buffers, handle = self.plan, self._buffers, self.device.handle
+        with self.device.guard("running the plan"):
+            encoder = handle.create_command_encoder()
+            for port, source in zip(plan.inputs, inputs, strict=True):
+                encoder.copy_buffer_to_buffer(source, 0, buffers[port.buffer], 0, port_bytes(port))
+            encoder = self._dispatch(encoder)
+            for port, target in zip(plan.outputs, outputs, strict=True):
+                encoder.copy_buffer_to_buffer(buffers[port.buffer], 0, target, 0, port_bytes(port))
+            handle.queue.submit([encoder.finish()])
 
     def finish(self, staging: Any, read: Callable[[Any], Any]) -> Any:
         """Wait for a run and return `read(bytes)` of its mapped staging buffer; `read` must copy what it keeps."""

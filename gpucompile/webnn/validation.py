@@ -1,0 +1,165 @@
+"""Arguments as the specification takes them: data types, shapes, buffers and option values from Python's types."""
+
+from __future__ import annotations
+
+import math
+import operator
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from gpucompile.errors import TypeInferenceError
+from gpucompile.ir.op import ALL, MAX_RANK, Op
+from gpucompile.ir.types import DataType, TensorType
+
+#: MLOperandDataType.
+DATA_TYPES = tuple(d for d in DataType if d in ALL)
+_NAMES = {d.value: d for d in DATA_TYPES}
+_MAX_LONG = 2**32 - 1
+
+
+def data_type(value: object, where: str) -> DataType:
+    """An MLOperandDataType from its name, a DataType or a numpy dtype; `where` starts the message otherwise."""
+    if isinstance(value, DataType):
+        value = value.value
+    if isinstance(value, (np.dtype, type)):
+        value = np.dtype(value).name
+    if not isinstance(value, str) or value not in _NAMES:
+        raise TypeInferenceError(f"{where}: {value!r} is no data type; there are {', '.join(_NAMES)}")
+    return _NAMES[value]
+
+
+def tensor_type(dtype: object, shape: object, limit: int, where: str) -> TensorType:
+    """A valid descriptor: a known data type, at most 8 positive dimensions, at most `limit` bytes."""
+    kind = data_type(dtype, where)
+    if shape is None:
+        raise TypeInferenceError(f"{where}: the shape is missing")
+    dims = integers(shape, f"{where}: shape")
+    type = TensorType(kind, dims)
+    check_size(type, limit, where)
+    return type
+
+
+def check_size(type: TensorType, limit: int, where: str) -> None:
+    """Raise TypeInferenceError for a type that no operand may have."""
+    if type.rank > MAX_RANK:
+        raise TypeInferenceError(f"{where}: rank {type.rank} is above {MAX_RANK}")
+    for i, d in enumerate(type.shape):
+        if d < 1:
+            raise TypeInferenceError(f"{where}: dimension {i} is {d}; empty tensors are not allowed")
+    if type.nbytes > limit:
+        raise TypeInferenceError(f"{where}: {type} takes {type.nbytes:,} bytes, above the limit of {limit:,}")
+
+
+def integer(value: object, where: str) -> int:
+    """`[EnforceRange] unsigned long`."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeInferenceError(f"{where}: {value!r} is not an integer") from None
+    if not 0 <= number <= _MAX_LONG:
+        raise TypeInferenceError(f"{where}: {number} is outside 0 .. {_MAX_LONG}")
+    return number
+
+
+def integers(value: object, where: str) -> tuple[int, ...]:
+    """A sequence of `[EnforceRange] unsigned long`."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeInferenceError(f"{where}: a list of integers is wanted, not {value!r}")
+    return tuple(integer(v, f"{where}[{i}]") for i, v in enumerate(value))
+
+
+def number(value: object, where: str) -> float:
+    """MLNumber or double."""
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        return float(value)
+    raise TypeInferenceError(f"{where}: {value!r} is not a number")
+
+
+def fields_of(cls: type[Op]) -> dict[str, Any]:
+    """Name and type of an op's attributes."""
+    return _fields_of(cls.name)
+
+
+@cache
+def _fields_of(name: str) -> dict[str, Any]:
+    cls = Op.registry[name]
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def attribute(hint: Any, value: object, where: str, finite: bool = True) -> Any:
+    """An option's value as a field of type `hint` wants it; infinities and NaN only where not `finite`."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)
+        if inner[0] is int:
+            values = integers(value, where)
+            if inner[-1] is not Ellipsis and len(values) != len(inner):
+                raise TypeInferenceError(f"{where}: {len(inner)} values are wanted, not {list(values)}")
+            return values
+        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+            raise TypeInferenceError(f"{where}: a list is wanted, not {value!r}")
+        return tuple(attribute(inner[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if hint is bool:
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeInferenceError(f"{where}: {value!r} is neither True nor False")
+        return bool(value)
+    if hint is int:
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and -(2**31) <= value < 0:
+            return int(value)  # a signed `long`, such as triangular's diagonal; ops refuse what they do not take
+        return integer(value, where)
+    if hint is float:
+        out = number(value, where)
+        if finite and not math.isfinite(out):
+            raise TypeInferenceError(f"{where}: {out} is not finite")
+        return out
+    if hint is DataType:
+        return data_type(value, where)
+    if hint is str:
+        if not isinstance(value, str):
+            raise TypeInferenceError(f"{where}: {value!r} is not a string")
+        return value
+    return value
+
+
+def array_of(value: Any, type: TensorType, where: str) -> np.ndarray:
+    """A new array of this type from an array, or from bytes in row-major order."""
+    dtype = type.dtype.numpy
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raw = bytes(value)
+        if len(raw) != type.nbytes:
+            raise TypeInferenceError(f"{where}: {len(raw)} bytes given, {type} takes {type.nbytes}")
+        return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype).reshape(type.shape)
+    if not isinstance(value, (np.ndarray, np.generic)):
+        raise TypeInferenceError(f"{where}: a numpy array or bytes are wanted, not {value.__class__.__name__}")
+    if value.dtype == np.bool_:
+        value = value.astype(np.uint8)
+    if type.dtype is DataType.FLOAT16 and value.dtype == np.uint16:
+        value = np.asarray(value).view(np.float16)
+    if value.dtype != dtype:
+        raise TypeInferenceError(f"{where}: the array is {value.dtype}, {type.dtype.value} is wanted")
+    if value.size != type.size or (value.ndim > 1 and value.shape != type.shape):
+        raise TypeInferenceError(f"{where}: the array is {list(value.shape)}, {list(type.shape)} is wanted")
+    return np.array(value, dtype, order="C").reshape(type.shape)
+
+
+def scalar_of(value: float, dtype: DataType) -> np.ndarray:
+    """ "cast an MLNumber": floats are rounded, integers are truncated and saturate; NaN becomes 0."""
+    if dtype.is_float:
+        with np.errstate(over="ignore"):
+            return np.array(value, np.float64).astype(dtype.numpy)
+    info = np.iinfo(dtype.value)
+    if value != value:
+        return np.array(0, dtype.numpy)
+    return np.array(int(min(max(value, info.min), info.max)), dtype.numpy)

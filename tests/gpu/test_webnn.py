@@ -1,0 +1,213 @@
+"""`gpucompile.webnn` as a program uses it: the published example, tensors, dispatch order, errors of state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpucompile.errors import ClosedError, GpucompileError, InputError, TypeInferenceError, UnsupportedError
+from gpucompile.webnn import ML, MLContext, MLGraph, MLGraphBuilder
+
+F32 = np.float32
+
+
+@pytest.fixture
+def context(device: Any) -> Iterator[MLContext]:
+    with ML().create_context(gpu_device=device) as context:
+        yield context
+
+
+def example(context: MLContext) -> MLGraph:
+    """(a + b) * (c + d) with constants a, c and inputs b, d."""
+    builder = MLGraphBuilder(context)
+    shape = [1, 2, 2, 2]
+    half = np.full(shape, 0.5, F32)
+    a, c = builder.constant(half), builder.constant(half.tobytes(), data_type="float32", shape=shape)
+    b, d = (builder.input(name, data_type="float32", shape=shape) for name in ("b", "d"))
+    return builder.build({"out": builder.mul(builder.add(a, b), builder.add(c, d))})
+
+
+def increment(context: MLContext, by: float = 1.0) -> MLGraph:
+    builder = MLGraphBuilder(context)
+    x = builder.input("x", "float32", [3])
+    return builder.build({"y": builder.add(x, builder.constant(by, data_type="float32"))})
+
+
+def tensors(context: MLContext, count: int, shape: tuple[int, ...] = (3,)) -> list[Any]:
+    return [context.create_tensor("float32", shape, readable=True, writable=True) for _ in range(count)]
+
+
+def test_the_published_example(context: MLContext) -> None:
+    graph = example(context)
+    b, d, out = tensors(context, 3, (1, 2, 2, 2))
+    ones = np.ones((1, 2, 2, 2), F32)
+    context.write_tensor(b, ones)
+    context.write_tensor(d, ones.tobytes())
+    context.dispatch(graph, {"b": b, "d": d}, {"out": out})
+    assert (context.read_tensor(out) == 2.25).all()
+    assert (context.read_tensor(b) == 1).all()  # inputs are not modified
+    assert (context.compute(graph, {"b": ones, "d": ones})["out"] == 2.25).all()
+    assert (asyncio.run(context.read_tensor_async(out)) == 2.25).all()
+
+
+def test_dispatches_are_ordered(context: MLContext) -> None:
+    graph = increment(context)
+    a, b = tensors(context, 2)
+    for _ in range(10):
+        context.dispatch(graph, {"x": a}, {"y": b})
+        context.dispatch(graph, {"x": b}, {"y": a})
+    assert context.read_tensor(a).tolist() == [20.0] * 3
+    context.write_tensor(a, np.array([5, 6, 7], F32))  # after what was dispatched, before what follows
+    context.dispatch(graph, {"x": a}, {"y": b})
+    assert context.read_tensor(b).tolist() == [6.0, 7.0, 8.0]
+
+
+def test_graphs_share_tensors(context: MLContext) -> None:
+    one, ten = increment(context), increment(context, 10)
+    a, b, c = tensors(context, 3)
+    context.dispatch(one, {"x": a}, {"y": b})
+    context.dispatch(ten, {"x": b}, {"y": c})
+    one.destroy()
+    assert context.read_tensor(c).tolist() == [11.0] * 3
+    with pytest.raises(InputError, match="after destroy"):
+        context.dispatch(one, {"x": a}, {"y": b})
+
+
+def test_tensor_life(context: MLContext) -> None:
+    tensor = context.create_tensor("uint8", [5], readable=True, writable=True)
+    assert context.read_tensor(tensor).tolist() == [0] * 5
+    data = np.arange(5, dtype=np.uint8)
+    context.write_tensor(tensor, data)
+    into = np.empty(5, np.uint8)
+    assert context.read_tensor(tensor, into) is into
+    assert into.tolist() == data.tolist()
+    raw = bytearray(5)
+    context.read_tensor(tensor, raw)
+    assert bytes(raw) == data.tobytes()
+    with pytest.raises(InputError):
+        context.read_tensor(tensor, np.empty(4, np.uint8))
+    with pytest.raises(TypeInferenceError):
+        context.write_tensor(tensor, data.astype(np.int32))
+    with pytest.raises(TypeInferenceError):
+        context.write_tensor(tensor, bytes(6))
+    tensor.destroy()
+    tensor.destroy()
+    with pytest.raises(InputError, match="destroy"):
+        context.read_tensor(tensor)
+    closed = context.create_tensor("float32", [2])
+    for call in (lambda: context.read_tensor(closed), lambda: context.write_tensor(closed, np.zeros(2, F32))):
+        with pytest.raises(InputError, match=r"not (read|writ)able"):
+            call()
+
+
+def test_constant_tensors(context: MLContext) -> None:
+    data = np.array([1, 2, 3], F32)
+    weight = context.create_constant_tensor("float32", [3], data)
+    builder = MLGraphBuilder(context)
+    x = builder.input("x", "float32", [3])
+    graph = builder.build({"y": builder.mul(x, builder.constant(weight))})
+    assert context.compute(graph, {"x": data})["y"].tolist() == [1, 4, 9]
+    with pytest.raises(TypeInferenceError, match="constant"):
+        MLGraphBuilder(context).constant(tensors(context, 1)[0])
+
+
+def test_dispatch_checks(context: MLContext, device: Any) -> None:
+    graph = increment(context)
+    a, b = tensors(context, 2)
+    with ML().create_context(gpu_device=device) as other:
+        foreign = tensors(other, 1)[0]
+        wrong: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+            ({}, {"y": b}, "input 'x' is missing"),
+            ({"x": a}, {}, "output 'y' is missing"),
+            ({"x": a, "z": a}, {"y": b}, "no input 'z'"),
+            ({"x": a}, {"y": a}, "as well"),
+            ({"x": foreign}, {"y": b}, "another context"),
+            ({"x": tensors(context, 1, (4,))[0]}, {"y": b}, "wanted"),
+        ]
+        for inputs, outputs, text in wrong:
+            with pytest.raises(TypeInferenceError, match=text):
+                context.dispatch(graph, inputs, outputs)
+    context.dispatch(graph, {"x": a}, {"y": b})
+    assert context.read_tensor(b).tolist() == [1.0] * 3
+
+
+def test_builder_errors(context: MLContext) -> None:
+    builder, other = MLGraphBuilder(context), MLGraphBuilder(context)
+    x = builder.input("x", "float32", [2, 3])
+    y = builder.relu(x)
+    unused = builder.input("unused", "float32", [9])
+    assert unused.shape == (9,)
+    for call, text in (
+        (lambda: builder.input("x", "float32", [1]), "already"),
+        (lambda: builder.input("", "float32", [1]), "empty"),
+        (lambda: builder.input("z", "float33", [1]), "float33"),
+        (lambda: builder.input("z", "float32", [0]), "dimension 0"),
+        (lambda: builder.input("z", "float32", [1] * 9), "rank 9"),
+        (lambda: builder.matmul(x, x, label="mine"), "matmul 'mine'.*inner dimensions 3 and 2"),
+        (lambda: builder.relu(other.input("x", "float32", [1])), "another builder"),
+        (lambda: builder.relu(np.zeros(3)), "MLOperand is wanted"),
+        (lambda: builder.relu(x, alpha=1), "no option alpha"),
+        (lambda: builder.elu(x, alpha=float("nan")), "finite"),
+        (lambda: builder.build({}), "at least one"),
+        (lambda: builder.build({"": y}), "no name"),
+        (lambda: builder.build({"x": x}), "is an input"),
+        (lambda: builder.build({"y": y, "z": 3}), "output 'z'"),
+    ):
+        with pytest.raises(TypeInferenceError, match=text):
+            call()
+    graph = builder.build({"y": y, "again": y})  # the failures changed nothing
+    assert list(graph.inputs) == ["x"]
+    result = context.compute(graph, {"x": np.full((2, 3), -1, F32)})
+    assert (result["y"] == 0).all() and (result["again"] == 0).all()
+    for call in (lambda: builder.relu(x), lambda: builder.build({"y": y})):
+        with pytest.raises(TypeInferenceError, match="make a new one"):
+            call()
+
+
+def test_what_is_not_there_yet(context: MLContext) -> None:
+    builder = MLGraphBuilder(context)
+    wide = builder.add(*(builder.input(name, "int64", [2]) for name in "ab"))
+    with pytest.raises(UnsupportedError, match="int64"):
+        builder.build({"out": wide})
+    for kind in ("cpu", "npu"):
+        with pytest.raises(UnsupportedError, match="OpenVINO"):
+            ML().create_context(kind)
+
+
+def test_limits(context: MLContext) -> None:
+    limits = context.op_support_limits()
+    assert limits["matmul"]["a"]["rank_range"] == {"min": 2, "max": 8}
+    assert "float32" in limits["gemm"]["c"]["data_types"]
+    assert limits["logical_not"]["a"]["data_types"] == ["uint8"]
+    assert limits["max_tensor_byte_length"] >= 128 << 20
+
+
+def test_destroyed_context(device: Any) -> None:
+    context = ML().create_context(gpu_device=device)
+    graph, (a, b) = increment(context), tensors(context, 2)
+    assert not context.lost.done()
+    context.destroy()
+    context.destroy()
+    assert context.lost.result(0) == "destroyed"
+    assert a.destroyed and graph.destroyed
+    for call in (
+        lambda: context.create_tensor("float32", [1]),
+        lambda: context.dispatch(graph, {"x": a}, {"y": b}),
+        lambda: MLGraphBuilder(context),
+    ):
+        with pytest.raises(ClosedError):
+            call()
+    assert issubclass(ClosedError, GpucompileError)
+
+
+def test_older_spelling(context: MLContext) -> None:
+    builder = context.create_graph_builder()
+    graph = builder.build({"y": builder.neg(builder.input("x", "float32", [2]))})
+    x, y = context.create_buffer("float32", [2]), context.create_buffer("float32", [2])
+    context.write_buffer(x, np.array([1, -2], F32))
+    context.dispatch(graph, {"x": x}, {"y": y})
+    assert context.read_buffer(y).tolist() == [-1, 2]
