@@ -62,6 +62,12 @@ class View:
         """Element position in the storage of the element at `coords`."""
         return dot(coords, self.strides) + self.offset
 
+    @property
+    def whole_words(self) -> bool:
+        """Whether its runs begin and end at 32-bit words, so that kernels can write it without touching neighbours."""
+        runs = self.runs()
+        return runs is not None and all(x % 4 == 0 for x in (runs[0], runs[1], runs[3] if runs[2] > 1 else 0))
+
     def runs(self) -> tuple[int, int, int, int] | None:
         """The bytes it covers as (offset, size, count, stride): `count` equally spaced runs; None if it is not that
         regular."""

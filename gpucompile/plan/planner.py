@@ -24,7 +24,7 @@ from gpucompile.ops.movement import Concat, Reshape
 from gpucompile.plan.arenas import order_and_assign
 from gpucompile.plan.bundle import Place, Weights, make_shards
 from gpucompile.plan.memory import Item, pack
-from gpucompile.plan.storage import Assignment
+from gpucompile.plan.storage import Assignment, parts_of, written_in_parts
 from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, Step
 from gpucompile.target import DEFAULT_LIMITS, Target
 
@@ -100,7 +100,7 @@ def lower_graph(
         if isinstance(node.op, Constant) or node in assignment.aliases:
             continue
         try:
-            if isinstance(node.op, Concat) and node.output.type.dtype.bits > 8:
+            if isinstance(node.op, Concat) and written_in_parts(node, assignment.views[node.output]):
                 kernels += _copies(node, assignment, target)
             else:
                 kernels += lower(node, assignment.views, target)
@@ -115,18 +115,15 @@ def lower_graph(
 def _copies(node: Node, assignment: Assignment, target: Target) -> list[Kernel]:
     """Kernels that copy the operands of a concat which do not lie in the result already."""
     assert isinstance(node.op, Concat)
-    at = assignment.views[node.output]
-    axis = node.op.axis
+    parts = parts_of(node, assignment.views[node.output])
     kernels = []
-    starts = np.cumsum([0, *(v.type.shape[axis] for v in node.operand_values)])
     for i in assignment.copies[node]:
         v = node.operand_values[i]
         body = Graph("copy")
         source = body.add_input("in0", v.type)
         result = body.add(Reshape(v.type.shape), source)
         body.set_outputs({"out": result})
-        part = View(at.storage, v.type, at.offset + int(starts[i]) * at.strides[axis], at.strides)
-        problem = Problem(f"{label_of(node)}[{i}]", body, {source: assignment.views[v], result: part}, target)
+        problem = Problem(f"{label_of(node)}[{i}]", body, {source: assignment.views[v], result: parts[i]}, target)
         kernels += SCHEDULES[-1].emit(problem, None)
     return kernels
 

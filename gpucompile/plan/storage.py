@@ -63,19 +63,33 @@ def _placeable(value: Value, views: dict[Value, View]) -> bool:
 def _place_operands(node: Node, views: dict[Value, View]) -> None:
     if isinstance(node.op, Concat):
         out = views.setdefault(node.output, _fresh(node.output))
-        start = 0
-        for v in node.operand_values:
-            # 8-bit elements are written four at a time: they stay where a word begins
-            if _placeable(v, views) and not _follows_view(v) and v.type.dtype.bits > 8:
-                view = View(out.storage, v.type, out.offset + start * out.strides[node.op.axis], out.strides)
-                if view.runs() is not None and _parts_are_regular(v, view):
+        if written_in_parts(node, out):
+            for v, view in zip(node.operand_values, parts_of(node, out), strict=True):
+                regular = view.runs() is not None and _parts_are_regular(v, view)
+                if regular and _placeable(v, views) and not _follows_view(v):
                     views[v] = view
-            start += v.type.shape[node.op.axis]
     elif isinstance(node.op, Reshape) and node.output in views:
         out = views[node.output]
         (v,) = node.operand_values
         if out.contiguous and _placeable(v, views) and not _follows_view(v):
             views[v] = View(out.storage, v.type, out.offset, strides_of(v.type.shape))
+
+
+def parts_of(node: Node, at: View) -> list[View]:
+    """Where the operands of a concat lie in its result."""
+    assert isinstance(node.op, Concat)
+    axis, start, parts = node.op.axis, 0, []
+    for v in node.operand_values:
+        parts.append(View(at.storage, v.type, at.offset + start * at.strides[axis], at.strides))
+        start += v.type.shape[axis]
+    return parts
+
+
+def written_in_parts(node: Node, at: View) -> bool:
+    """Whether the operands of a concat may be written into its result one by one. Narrow elements share 32-bit words
+    with their neighbours: 8-bit ones are written four at a time, 16-bit ones need parts of whole words."""
+    bits = node.output.type.dtype.bits
+    return bits >= 32 or (bits == 16 and all(part.whole_words for part in parts_of(node, at)))
 
 
 def _parts_are_regular(value: Value, view: View) -> bool:
@@ -100,13 +114,11 @@ def _finish(node: Node, out: Assignment) -> None:
     views = out.views
     if isinstance(node.op, Concat):
         at = views[node.output]
-        start = 0
-        missing = []
-        for i, v in enumerate(node.operand_values):
-            offset = at.offset + start * at.strides[node.op.axis]
-            if views[v].storage is not at.storage or views[v].offset != offset:
-                missing.append(i)
-            start += v.type.shape[node.op.axis]
+        missing = [
+            i
+            for i, (v, part) in enumerate(zip(node.operand_values, parts_of(node, at), strict=True))
+            if views[v].storage is not part.storage or views[v].offset != part.offset
+        ]
         out.copies[node] = missing
         if not missing:
             out.aliases.add(node)
@@ -135,7 +147,7 @@ def _alias(op: Reshape | Slice, source: Value, result: Value, view: View) -> Vie
         return None
     strides = tuple(coefficients.get(f"c{i}", 0) for i in range(len(coords)))
     alias = View(view.storage, result.type, position.const, strides)
-    return alias if alias.runs() is not None and min(position.range) >= 0 else None
+    return alias if alias.whole_words and min(position.range) >= 0 else None
 
 
 # in place ----------------------------------------------------------------------------------------------------------

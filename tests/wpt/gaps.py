@@ -57,11 +57,6 @@ GAPS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
                 "batchNormalization float16 4D NCHW tensor options.scale",
             ),
         },
-        "a concat of float16 operands of odd width writes half words, which the plan verifier refuses": {
-            "concat": (
-                "concat four float16 2D tensors of same others dimensions except different 2nd dimension along axis 1",
-            ),
-        },
         "WGSL has no literal for infinity": {
             "pad": ("pad float32 2D tensor with options.value as Infinity",),
         },
