@@ -6,8 +6,9 @@ from gpucompile.kernels.schedules.base import Problem, Schedule, find_anchor
 from gpucompile.kernels.schedules.map import Map
 from gpucompile.kernels.schedules.matmul import Rows, TiledMatmul
 from gpucompile.kernels.schedules.reduce import Reduce, SoftmaxRows
+from gpucompile.kernels.schedules.scan import Pick, Scan
 from gpucompile.kernels.schedules.window import Window
 
-SCHEDULES: tuple[Schedule, ...] = (Rows(), TiledMatmul(), Window(), Reduce(), SoftmaxRows(), Map())
+SCHEDULES: tuple[Schedule, ...] = (Rows(), TiledMatmul(), Window(), Reduce(), SoftmaxRows(), Pick(), Scan(), Map())
 
 __all__ = ["SCHEDULES", "Problem", "Schedule", "find_anchor"]
