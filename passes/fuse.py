@@ -18,6 +18,7 @@ from gpucompile.ops.categories import Elementwise, Movement, Reduction
 from gpucompile.ops.contraction import Gemm, Matmul
 from gpucompile.ops.conv import Conv2d
 from gpucompile.ops.fused import Fused
+from gpucompile.ops.gather import Scatter
 from gpucompile.ops.movement import Concat, Reshape, Slice
 from gpucompile.passmanager.base import Context, Pass
 
@@ -59,7 +60,7 @@ class Fuse(Pass):
         for node in graph.nodes:
             if not isinstance(node.op, (Elementwise, Movement, Constant, Fused)) and len(node.outputs) == 1:
                 group = groups[node] = _Group(node, node, {node: None})
-                if self.epilogues:
+                if self.epilogues and not isinstance(node.op, Scatter):  # two kernels write its result
                     self._epilogue(group, groups, limit, ctx)
         if self.prologues:
             for group in list(dict.fromkeys(groups.values())):

@@ -4,6 +4,7 @@
     batch_normalization(x, variables) (x - mean) / sqrt(variance + epsilon) * scale + bias, broadcast
     layer_, instance_normalization    (x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + bias
     reductions of single elements     (no axes, or extents of 1) -> abs(x), x * x, log(x) or x, reshaped
+    gather and scatter by constants   int64 indices -> int32, where all fit
     outputs                           that are inputs, constants or another output -> identity of them
 
 Tensors of a data type outside DTYPES that a node reads or writes are an UnsupportedError: run fold-constants and dce
@@ -24,6 +25,7 @@ from gpucompile.ir.types import DataType
 from gpucompile.ops import elementwise, reduction
 from gpucompile.ops.activation import Clamp
 from gpucompile.ops.categories import Reduction
+from gpucompile.ops.gather import Indexed
 from gpucompile.ops.movement import Reshape, Transpose
 from gpucompile.ops.normalize import BatchNormalization, InstanceNormalization, LayerNormalization
 from gpucompile.passes._rewrite import Rules, rewrite
@@ -172,7 +174,24 @@ def normalization(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return out if bias is None else add(elementwise.Add(), out, parameter(bias))
 
 
+# Indices -------------------------------------------------------------------------------------------------------------
+
+
+def narrow_indices(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """Constant int64 indices become int32."""
+    indices = node.operand_values[1]
+    array = indices.constant
+    if array is None or indices.type.dtype is not DataType.INT64:
+        return None
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        return None
+    narrow = graph.constant(array.astype(np.int32), before=node)
+    return graph.add(node.op, node.operand_values[0], narrow, *node.operand_values[2:], before=node)
+
+
 RULES: Rules = {
+    Indexed: (narrow_indices,),
     InstanceNormalization: (normalization,),
     LayerNormalization: (normalization,),
     Reduction: (reduction_of_nothing,),
