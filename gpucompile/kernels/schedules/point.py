@@ -9,11 +9,13 @@ from typing import Any
 
 from gpucompile.ir.graph import Node, Value
 from gpucompile.ir.index import Index, delinearize
+from gpucompile.ir.types import DataType
 from gpucompile.kernels.builder import LANE, Function, KernelBuilder
 from gpucompile.kernels.kernel import Kernel
 from gpucompile.kernels.schedules.base import Problem, Schedule, threads_for
 from gpucompile.kernels.view import COMPUTE_TYPE
 from gpucompile.ops.gather import Gather, GatherElements, GatherNd, Indexed, Scatter, ScatterElements
+from gpucompile.ops.resample import Resample2d
 
 Coords = tuple[Index, ...]
 
@@ -22,7 +24,7 @@ class Point(Schedule):
     name = "point"
 
     def match(self, problem: Problem) -> bool:
-        return problem.anchor is not None and isinstance(problem.anchor.op, Indexed)
+        return problem.anchor is not None and isinstance(problem.anchor.op, (Indexed, Resample2d))
 
     def emit(self, problem: Problem, config: Any) -> list[Kernel]:
         node = problem.anchor
@@ -32,6 +34,8 @@ class Point(Schedule):
         kernel = problem.builder()
 
         def one(fn: Function, coords: Coords, width: int) -> str:
+            if isinstance(node.op, Resample2d):
+                return resample(fn, node, node.op, coords, width)
             x, indices = node.operand_values
             return fn.value(x, source_coords(fn, node, x, indices, coords), width)
 
@@ -66,7 +70,10 @@ class Point(Schedule):
 
 def free_axes(node: Node) -> int:
     """How many last axes of the result are last axes of the input too, whatever the indices say."""
-    op, (x, indices) = node.op, node.operand_values[:2]
+    op = node.op
+    if isinstance(op, Resample2d):
+        return 3 - max(op.axes)
+    x, indices = node.operand_values[:2]
     if isinstance(op, Gather):
         return x.type.rank - op.axis - 1
     if isinstance(op, GatherNd):
@@ -97,6 +104,37 @@ def position(fn: Function, indices: Value, coords: Coords, extent: int) -> Index
     else:
         i = fn.let(f"min({i}, {extent - 1}u)")
     return Index.var(i, extent)
+
+
+def resample(fn: Function, node: Node, op: Resample2d, coords: Coords, width: int) -> str:
+    """The result at `coords`. Positions are whole numbers over 2 * size, so that nothing is rounded."""
+    (x,) = node.operand_values
+    dtype = x.type.dtype
+    taps: list[tuple[Coords, str | None]] = [(coords, None)]
+    for a in op.axes:
+        size, extent = node.output.type.shape[a], x.type.shape[a]
+        at = (coords[a] * 2 + 1) * extent
+        if op.mode == "nearest-neighbor":
+            nearest = (at - 1) // (2 * size)
+            taps = [((*c[:a], nearest, *c[a + 1 :]), None) for c, _ in taps]
+            continue
+        high = (at + size) // (2 * size)  # one more than the lower neighbour, which may be -1
+        part = fn.let(f"f32({((at + size) % (2 * size)).wgsl()}) / {2 * size}.0")
+        low = Index.var(fn.let(f"max({high.wgsl()}, 1u) - 1u"), extent)
+        top = Index.var(fn.let(f"min({high.wgsl()}, {extent - 1}u)"), extent)
+        taps = [
+            ((*c[:a], where, *c[a + 1 :]), factor if weight is None else f"{weight} * {factor}")
+            for c, weight in taps
+            for where, factor in ((low, f"(1.0 - {part})"), (top, part))
+        ]
+    if op.mode == "nearest-neighbor":
+        return fn.value(x, taps[0][0], width)
+    wide = "f32" if width == 1 else "vec4<f32>"
+    total = fn.let(" + ".join(f"{wide}({fn.value(x, c, width)}) * ({weight})" for c, weight in taps))
+    if dtype is DataType.FLOAT32:
+        return total
+    narrow = COMPUTE_TYPE[dtype] if width == 1 else f"vec4<{COMPUTE_TYPE[dtype]}>"
+    return fn.let(f"{narrow}({total if dtype.is_float else f'round({total})'})")
 
 
 def every_result(kernel: KernelBuilder, problem: Problem, value: Value, one: Any, free: int) -> Kernel:
