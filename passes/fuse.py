@@ -97,7 +97,13 @@ class Fuse(Pass):
             (node,) = users
             if node in groups or len(node.outputs) != 1:
                 return
-            if isinstance(node.op, Elementwise) and node.output.type.shape == value.type.shape:
+            fits = isinstance(node.op, Elementwise) and node.output.type.shape == value.type.shape
+            before, after = value.type.dtype.bits, node.output.type.dtype.bits
+            if fits and after == 8 and before > 8:
+                pending.append(node)  # anchors cannot store single bytes: taken only if something wider follows
+            elif pending and before == 8 and not (fits and after > 8):
+                return
+            elif fits:
                 trial = _Group(node, group.anchor, {**group.members, **dict.fromkeys(pending), node: None})
                 if len(trial.externals()) > limit:
                     ctx.remark(node, f"not fused into {group.root.op.name}: more than {limit + 1} bindings")

@@ -5,6 +5,7 @@
     layer_, instance_normalization    (x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + bias
     reductions of single elements     (no axes, or extents of 1) -> abs(x), x * x, log(x) or x, reshaped
     gather and scatter by constants   int64 indices -> int32, where all fit
+    cast(arg_max(x) as int64)         cast(arg_max(x) as int32), and arg_min
     outputs                           that are inputs, constants or another output -> identity of them
 
 Tensors of a data type outside DTYPES that a node reads or writes are an UnsupportedError: run fold-constants and dce
@@ -14,7 +15,7 @@ first, so that what only served to compute shapes is gone. Linear time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,8 +27,10 @@ from gpucompile.ops import elementwise, reduction
 from gpucompile.ops.activation import Clamp
 from gpucompile.ops.categories import Reduction
 from gpucompile.ops.gather import Indexed
+from gpucompile.ops.logical import Cast
 from gpucompile.ops.movement import Reshape, Transpose
 from gpucompile.ops.normalize import BatchNormalization, InstanceNormalization, LayerNormalization
+from gpucompile.ops.scan import ArgMinMax
 from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passmanager.base import Context, Pass
 
@@ -190,7 +193,18 @@ def narrow_indices(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return graph.add(node.op, node.operand_values[0], narrow, *node.operand_values[2:], before=node)
 
 
+def narrow_cast(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """A cast of int64 places to another type takes int32 places, which hold the same."""
+    (x,) = node.operand_values
+    source = x.producer
+    if source is None or not isinstance(source.op, ArgMinMax) or x.type.dtype is not DataType.INT64:
+        return None
+    places = graph.add(replace(source.op, output_data_type=DataType.INT32), *source.operand_values, before=node)
+    return graph.add(node.op, places, before=node)
+
+
 RULES: Rules = {
+    Cast: (narrow_cast,),
     Indexed: (narrow_indices,),
     InstanceNormalization: (normalization,),
     LayerNormalization: (normalization,),

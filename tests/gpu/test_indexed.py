@@ -9,10 +9,11 @@ import gpucompile
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.interpret import interpret
 from gpucompile.ir.op import Op
-from gpucompile.ir.types import TensorType
+from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.elementwise import Add, Neg
 from gpucompile.ops.gather import Gather, GatherElements, ScatterElements, ScatterNd
-from gpucompile.ops.logical import Greater
+from gpucompile.ops.logical import Cast, Greater
+from gpucompile.ops.scan import ArgMax, CumulativeSum
 
 X = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
 OTHER = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
@@ -61,6 +62,23 @@ def test_indices_that_do_not_fit_32_bits_are_refused() -> None:
     graph.set_outputs({"y": graph.add(Gather(1), x, graph.constant(np.array([1 << 40], np.int64)))})
     with pytest.raises(gpucompile.UnsupportedError, match="int64"):
         gpucompile.compile(graph)
+
+
+@pytest.mark.parametrize("pipeline", ["none", "default"])
+def test_places_of_64_bits_that_are_cast(device: gpucompile.Device, pipeline: str) -> None:
+    graph = Graph()
+    x = graph.add_input("x", TensorType.of(X))
+    graph.set_outputs({"y": graph.add(Cast(DataType.FLOAT32), graph.add(ArgMax(1, False, DataType.INT64), x))})
+    both(device, graph, {"x": X}, pipeline)
+
+
+@pytest.mark.parametrize("wider", [False, True])
+def test_bytes_after_an_anchor(device: gpucompile.Device, wider: bool) -> None:
+    graph = Graph()
+    x, r = (graph.add_input(n, TensorType.of(a)) for n, a in zip("xr", (X, OTHER[:1])))
+    y = graph.add(Greater(), graph.add(CumulativeSum(0), x), r)
+    graph.set_outputs({"y": graph.add(Cast(DataType.FLOAT32), y) if wider else y})
+    both(device, graph, {"x": X, "r": OTHER[:1]})
 
 
 @pytest.mark.parametrize("count", [3, 4])
