@@ -18,6 +18,7 @@ from gpucompile.ops.categories import Elementwise, Movement, Reduction
 from gpucompile.ops.contraction import Gemm, Matmul
 from gpucompile.ops.conv import Conv2d
 from gpucompile.ops.fused import Fused
+from gpucompile.ops.gather import Scatter
 from gpucompile.ops.movement import Concat, Reshape, Slice
 from gpucompile.passmanager.base import Context, Pass
 
@@ -59,7 +60,7 @@ class Fuse(Pass):
         for node in graph.nodes:
             if not isinstance(node.op, (Elementwise, Movement, Constant, Fused)) and len(node.outputs) == 1:
                 group = groups[node] = _Group(node, node, {node: None})
-                if self.epilogues:
+                if self.epilogues and not isinstance(node.op, Scatter):  # two kernels write its result
                     self._epilogue(group, groups, limit, ctx)
         if self.prologues:
             for group in list(dict.fromkeys(groups.values())):
@@ -96,7 +97,13 @@ class Fuse(Pass):
             (node,) = users
             if node in groups or len(node.outputs) != 1:
                 return
-            if isinstance(node.op, Elementwise) and node.output.type.shape == value.type.shape:
+            fits = isinstance(node.op, Elementwise) and node.output.type.shape == value.type.shape
+            before, after = value.type.dtype.bits, node.output.type.dtype.bits
+            if fits and after == 8 and before > 8:
+                pending.append(node)  # anchors cannot store single bytes: taken only if something wider follows
+            elif pending and before == 8 and not (fits and after > 8):
+                return
+            elif fits:
                 trial = _Group(node, group.anchor, {**group.members, **dict.fromkeys(pending), node: None})
                 if len(trial.externals()) > limit:
                     ctx.remark(node, f"not fused into {group.root.op.name}: more than {limit + 1} bindings")

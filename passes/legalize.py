@@ -2,8 +2,11 @@
 
     reduce_log_sum_exp(x)             m = min(max(reduce_max(x), lowest), highest);  log(reduce_sum(exp(x - m))) + m
     batch_normalization(x, variables) (x - mean) / sqrt(variance + epsilon) * scale + bias, broadcast
+    scatters of 8-bit elements        cast to 32 bits, scatter, cast back
     layer_, instance_normalization    (x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + bias
     reductions of single elements     (no axes, or extents of 1) -> abs(x), x * x, log(x) or x, reshaped
+    gather and scatter by constants   int64 indices -> int32, where all fit
+    cast(arg_max(x) as int64)         cast(arg_max(x) as int32), and arg_min
     outputs                           that are inputs, constants or another output -> identity of them
 
 Tensors of a data type outside DTYPES that a node reads or writes are an UnsupportedError: run fold-constants and dce
@@ -13,7 +16,7 @@ first, so that what only served to compute shapes is gone. Linear time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,9 +27,11 @@ from gpucompile.ir.types import DataType
 from gpucompile.ops import elementwise, reduction
 from gpucompile.ops.activation import Clamp
 from gpucompile.ops.categories import Reduction
+from gpucompile.ops.gather import Indexed, Scatter
 from gpucompile.ops.logical import Cast
 from gpucompile.ops.movement import Reshape, Transpose
 from gpucompile.ops.normalize import BatchNormalization, InstanceNormalization, LayerNormalization
+from gpucompile.ops.scan import ArgMinMax
 from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passmanager.base import Context, Pass
 
@@ -181,7 +186,49 @@ def normalization(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return out if bias is None else add(elementwise.Add(), out, parameter(bias))
 
 
+# Indices -------------------------------------------------------------------------------------------------------------
+
+
+def narrow_indices(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """Constant int64 indices become int32."""
+    indices = node.operand_values[1]
+    array = indices.constant
+    if array is None or indices.type.dtype is not DataType.INT64:
+        return None
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        return None
+    narrow = graph.constant(array.astype(np.int32), before=node)
+    return graph.add(node.op, node.operand_values[0], narrow, *node.operand_values[2:], before=node)
+
+
+def narrow_cast(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """A cast of int64 places to another type takes int32 places, which hold the same."""
+    (x,) = node.operand_values
+    source = x.producer
+    if source is None or not isinstance(source.op, ArgMinMax) or x.type.dtype is not DataType.INT64:
+        return None
+    places = graph.add(replace(source.op, output_data_type=DataType.INT32), *source.operand_values, before=node)
+    return graph.add(node.op, places, before=node)
+
+
+def widen_scatter(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """A scatter of 8-bit elements writes single bytes of shared words; in 32 bits it does not."""
+    op, (x, indices, updates) = node.op, node.operand_values
+    if x.type.dtype.bits != 8:
+        return None
+    wide = Cast(DataType.INT32 if x.type.dtype.is_signed else DataType.UINT32)
+
+    def add(op: Op, *inputs: Value) -> Value:
+        return graph.add(op, *inputs, before=node)
+
+    return add(Cast(x.type.dtype), add(op, add(wide, x), indices, add(wide, updates)))
+
+
 RULES: Rules = {
+    Cast: (narrow_cast,),
+    Indexed: (narrow_indices,),
+    Scatter: (narrow_indices, widen_scatter),
     InstanceNormalization: (normalization,),
     LayerNormalization: (normalization,),
     Reduction: (reduction_of_nothing,),

@@ -31,6 +31,8 @@ BY_OP = {
     "reduce_log_sum_exp": (1e-5, 2e-6),
     "reduce_product": (1e-5, 1e-30),
     "reduce_sum": (1e-5, 2e-5),
+    "cumulative_sum": (1e-5, 2e-5),
+    "resample2d": (5e-6, 1e-6),
     "reduce_mean": (1e-5, 1e-6),
     "average_pool2d": (1e-5, 1e-6),
     "l2_pool2d": (1e-5, 1e-6),

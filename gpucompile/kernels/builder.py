@@ -293,6 +293,10 @@ class Function:
         self._memo[-1][key] = name
         return name
 
+    def remember(self, value: Value, coords: tuple[Index, ...], width: int, name: str) -> None:
+        """`name` is `value` at `coords` from here on."""
+        self._memo[-1][(value, _inside(coords, value), width)] = name
+
     def _evaluate(self, value: Value, coords: tuple[Index, ...], width: int) -> str:
         node = value.producer
         if node is None:

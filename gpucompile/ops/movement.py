@@ -1,4 +1,4 @@
-"""Ops that only move elements: reshape, transpose, slice, concat, pad, expand.
+"""Ops that only move elements: reshape, transpose, slice, concat, pad, expand, tile, reverse, triangular.
 
 Each gives its index map (`pieces`) for generated code and a numpy reference written independently of it.
 """
@@ -13,7 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from gpucompile.ir.index import Index, delinearize, linearize
-from gpucompile.ir.types import TensorType
+from gpucompile.ir.op import ALL, MAX_RANK, Constraint
+from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.categories import Cases, Movement, Piece, broadcast, tensor
 
 Coords = tuple[Index, ...]
@@ -254,3 +255,103 @@ class Expand(Movement):
     def cases(cls) -> Cases:
         yield cls((3, 4, 5)), (tensor(4, 1),)
         yield cls((2, 8)), (tensor(),)
+
+
+@dataclass(frozen=True)
+class Tile(Movement):
+    """The input repeated `repetitions` times along each axis (WebNN tile)."""
+
+    repetitions: tuple[int, ...] = ()
+
+    def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
+        (t,) = ins
+        if len(self.repetitions) != t.rank or min(self.repetitions, default=1) < 1:
+            self.fail(ins, f"repetitions {list(self.repetitions)} needs {t.rank} values from 1")
+        return (t.with_shape(tuple(r * d for r, d in zip(self.repetitions, t.shape, strict=True))),)
+
+    def reference(self, *ins: np.ndarray) -> np.ndarray:
+        return np.tile(ins[0], self.repetitions)
+
+    def pieces(self, ins: Sequence[TensorType], out: TensorType, coords: Coords) -> tuple[Piece, ...]:
+        return (Piece(0, tuple(c % d for c, d in zip(coords, ins[0].shape, strict=True))),)
+
+    @classmethod
+    def cases(cls) -> Cases:
+        yield cls((2, 3)), (tensor(3, 5),)
+        yield cls((1, 2, 2)), (tensor(3, 1, 4),)
+        yield cls((3,)), (tensor(7),)
+        yield cls((2, 1, 3, 1)), (tensor(1, 3, 5, 8),)
+        yield cls(()), (tensor(),)
+        yield cls((3, 2)), (tensor(2, 3, dtype=DataType.UINT8),)
+        yield cls((2, 2)), (tensor(3, 3, dtype=DataType.INT32),)
+
+
+@dataclass(frozen=True)
+class Reverse(Movement):
+    """The elements in reverse order along `axes`, None for all (WebNN reverse)."""
+
+    axes: tuple[int, ...] | None = None
+
+    def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
+        (t,) = ins
+        axes = self.axes or ()
+        if len(set(axes)) != len(axes) or any(not 0 <= a < t.rank for a in axes):
+            self.fail(ins, f"axes {list(axes)} are not distinct axes of a rank {t.rank} tensor")
+        return (t,)
+
+    def reference(self, *ins: np.ndarray) -> np.ndarray:
+        return np.flip(ins[0], self.axes)
+
+    def pieces(self, ins: Sequence[TensorType], out: TensorType, coords: Coords) -> tuple[Piece, ...]:
+        return (Piece(0, self.forward(ins[0], out, coords)),)
+
+    def forward(self, source: TensorType, out: TensorType, coords: Coords) -> Coords:
+        shape = source.shape
+        reversed_ = range(len(shape)) if self.axes is None else self.axes
+        return tuple(shape[i] - 1 - c if i in reversed_ else c for i, c in enumerate(coords))
+
+    @classmethod
+    def cases(cls) -> Cases:
+        yield cls(), (tensor(3, 5),)
+        yield cls((1,)), (tensor(2, 3, 8),)
+        yield cls((2, 0)), (tensor(2, 3, 8),)
+        yield cls(()), (tensor(7),)
+        yield cls(), (tensor(),)
+        yield cls(), (tensor(3, 7, dtype=DataType.INT8),)
+
+
+@dataclass(frozen=True)
+class Triangular(Movement):
+    """Of the last two axes what lies on or above (`upper`) or on or below the diagonal that is `diagonal` columns right
+    of the main one; elsewhere 0 (WebNN triangular)."""
+
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, 2, MAX_RANK)}
+    upper: bool = True
+    diagonal: int = 0
+
+    def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
+        return (ins[0],)
+
+    def reference(self, *ins: np.ndarray) -> np.ndarray:
+        return np.triu(ins[0], self.diagonal) if self.upper else np.tril(ins[0], self.diagonal)
+
+    def pieces(self, ins: Sequence[TensorType], out: TensorType, coords: Coords) -> tuple[Piece, ...]:
+        rows, columns = ins[0].shape[-2:]
+        distance = coords[-1] - coords[-2] + (rows - 1)  # from the lower left corner's diagonal; never negative
+        at = min(max(self.diagonal + rows - 1, -1), rows + columns)
+        low, high = (at, rows + columns) if self.upper else (0, at + 1)
+        return (Piece(0, coords, ((distance, max(low, 0), max(high, 0)),)),)
+
+    @classmethod
+    def cases(cls) -> Cases:
+        yield cls(), (tensor(5, 7),)
+        yield cls(False), (tensor(7, 5),)
+        yield cls(True, 2), (tensor(2, 4, 8),)
+        yield cls(False, -1), (tensor(3, 3, 5, 8),)
+        yield cls(False, 1), (tensor(6, 4),)
+        yield cls(True, -2), (tensor(5, 3),)
+        yield cls(True, -100), (tensor(3, 5),)
+        yield cls(True, 100), (tensor(3, 5),)
+        yield cls(False, -100), (tensor(3, 4),)
+        yield cls(False, 100), (tensor(3, 4),)
+        yield cls(True, 1), (tensor(3, 5, dtype=DataType.INT32),)

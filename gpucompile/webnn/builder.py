@@ -259,7 +259,8 @@ class MLGraphBuilder:
         supported = self._context._data_types
         for node in graph.nodes:
             for v in (*node.operand_values, *node.outputs):
-                if v.type.dtype not in supported:
+                # constants are the passes' business: small ones fold away, 64-bit indices become 32-bit
+                if v.type.dtype not in supported and v.constant is None:
                     why = "the device lacks shader-f16" if v.type.dtype is DataType.FLOAT16 else "not yet supported"
                     raise UnsupportedError(f"build: {node.op.name} has a {v.type.dtype.value} tensor: {why}")
 

@@ -126,6 +126,33 @@ NODES: list[tuple[int, str, dict[str, Any], Sequence[int], Feeds]] = [
     (17, "Tile", {}, (3, 2), ints(r=[2, 3])),
     (17, "Gather", {"axis": 1}, (3, 5), {"i": np.array(2, I64)}),
     (17, "Gather", {}, (3, 5), ints(i=[1, 2])),
+    (17, "Tile", {}, (3, 2, 5), ints(r=[1, 4, 2])),
+    (17, "Trilu", {}, (2, 3, 5), {}),
+    (17, "Trilu", {"upper": 0}, (4, 5), {"k": np.array(-1, I64)}),
+    (17, "Gather", {"axis": -1}, (3, 5), ints(i=[4, -5, 1, 1])),
+    (17, "Gather", {}, (3, 5), {"i": np.array([[2, 0], [0, -1]], I64)}),
+    (17, "GatherElements", {"axis": 1}, (3, 5), {"i": np.array([[4, -5], [1, 1]], I64)}),
+    (17, "GatherND", {}, (3, 5, 2), {"i": np.array([[2, 0], [0, -1], [1, 1]], I64)}),
+    (17, "ScatterElements", {"axis": 1}, (2, 5), {"i": np.array([[4, 0], [1, -1]], I64), **random({"u": (2, 2)})}),
+    (17, "ScatterND", {}, (3, 5), {"i": np.array([[2], [0]], I64), **random({"u": (2, 5)})}),
+    *((17, f"Arg{k}", {"axis": -1}, (3, 4, 5), {}) for k in ("Max", "Min")),
+    (17, "ArgMax", {"keepdims": 0, "axis": 1}, (3, 4, 5), {}),
+    (17, "CumSum", {}, (3, 4, 5), {"a": np.array(1, I64)}),
+    (17, "CumSum", {"exclusive": 1, "reverse": 1}, (3, 4, 5), {"a": np.array(-1, I64)}),
+    (9, "Upsample", {}, (1, 2, 3, 5), {"s": np.array([1, 1, 2, 3], np.float32)}),
+    (7, "Upsample", {"scales": [1.0, 1.0, 2.0, 2.0]}, (1, 2, 3, 5), {}),
+    (10, "Resize", {}, (1, 2, 3, 5), {"s": np.array([1, 1, 2, 3], np.float32)}),
+    (17, "Resize", {}, (1, 2, 3, 5), {"": np.zeros(0), "s": np.array([1, 1, 2, 3], np.float32)}),
+    (17, "Resize", {"mode": "linear"}, (1, 2, 4, 6), {"": np.zeros(0), "s": np.array([1, 1, 2, 0.5], np.float32)}),
+    (17, "Resize", {"mode": "linear"}, (1, 2, 4, 5), {"": np.zeros(0), " ": np.zeros(0), **ints(s=[1, 2, 7, 3])}),
+    (17, "Resize", {"mode": "linear"}, (4, 5), {"": np.zeros(0), "s": np.array([2, 1], np.float32)}),
+    (
+        17,
+        "Resize",
+        {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+        (1, 2, 3, 5),
+        {"": np.zeros(0), "s": np.array([1, 1, 2, 2], np.float32)},
+    ),
     (17, "DepthToSpace", {"blocksize": 2}, (2, 8, 3, 5), {}),
     (17, "DepthToSpace", {"blocksize": 2, "mode": "CRD"}, (2, 8, 3, 5), {}),
     (17, "SpaceToDepth", {"blocksize": 2}, (2, 3, 4, 6), {}),
@@ -147,8 +174,34 @@ def test_node_matches_onnxruntime(
     inputs = list(constants)
     if op == "Pad" and opset == 18:  # axes are the fourth input
         constants, inputs = constants | ints(axes=[1]), [*inputs, "", "axes"]
+    inputs = [name.strip() for name in inputs]  # blank ones are absent
+    constants = {name: a for name, a in constants.items() if name.strip()}
     made = model([node(op, "x", *inputs, **attributes)], {"x": shape}, constants, opset=opset)
     compare(made, random({"x": shape}))
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "constants", "text"),
+    [
+        ("Resize", {"mode": "cubic"}, {"": np.zeros(0), "s": np.array([1, 1, 2, 2], np.float32)}, "cubic"),
+        ("Resize", {"nearest_mode": "ceil"}, {"": np.zeros(0), "s": np.array([1, 1, 2, 2], np.float32)}, "ceil"),
+        ("Resize", {"mode": "linear"}, {"": np.zeros(0), "s": np.array([1, 1, 1.5, 1], np.float32)}, "parts"),
+        ("GatherND", {"batch_dims": 1}, {"i": np.zeros((1, 1), I64)}, "batch_dims"),
+        (
+            "ScatterElements",
+            {"reduction": "add"},
+            {"i": np.zeros((1, 2, 3, 5), I64), "u": np.zeros((1, 2, 3, 5), "f")},
+            "add",
+        ),
+        ("ArgMax", {"select_last_index": 1}, {}, "select_last_index"),
+    ],
+)
+def test_what_does_not_map_exactly_is_refused(op: str, attributes: dict[str, Any], constants: Feeds, text: str) -> None:
+    made = model(
+        [node(op, "x", *constants, **attributes)], {"x": (1, 2, 3, 5)}, {n: a for n, a in constants.items() if n}
+    )
+    with pytest.raises(UnsupportedError, match=text):
+        import_model(made)
 
 
 def test_split_in_its_three_forms() -> None:

@@ -24,6 +24,7 @@ ALLOWED = {
     "ceil": "a builtin",
     "sqrt": "a builtin",
     "sign": "a builtin",
+    "tile": "matmul: the part of the result that a workgroup computes",
     "slice": "matmul: the share of a tile's k that an invocation sums",
 }
 

@@ -12,6 +12,16 @@ GAPS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
     },
     "conformance": {
         "64-bit integers have no kernels yet": {
+            "arg_min_max": (
+                "argMin float32 4D tensor, axis=0, options.outputDataType='int64'",
+                "argMin float16 4D tensor, axis=0, options.outputDataType='int64'",
+                "argMin float16 4D tensor, axis=0, all options",
+                "argMax float32 4D tensor, axis=3, options.outputDataType='int64'",
+                "argMax float16 4D tensor, axis=3, options.outputDataType='int64'",
+                "argMax int8 4D tensor, axis=0, all options",
+                "argMax int32 4D tensor, axis=0, all options",
+                "argMax uint64 4D tensor, axis=1, all options",
+            ),
             "abs": ("abs int64 4D tensor",),
             "cast": (
                 "cast float32 4D tensor to int64",

@@ -8,8 +8,8 @@ import numpy as np
 
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, type_of
-from gpucompile.ir.graph import Value
-from gpucompile.ops.movement import Concat, Expand, Pad, Reshape, Slice, Transpose
+from gpucompile.ops.movement import Concat, Expand, Pad, Reshape, Slice, Transpose, Triangular
+from gpucompile.ops.movement import Tile as TileOp
 
 
 @onnx_op("Reshape")
@@ -99,10 +99,10 @@ def slice_(call: Call) -> Operand:
     x = call.operand(0)
     if isinstance(x, np.ndarray):
         return x[tuple(windows)]
-    return _slice(call, x, windows)
+    return sliced(call, x, windows)
 
 
-def _slice(call: Call, x: Operand, windows: list[slice]) -> Operand:
+def sliced(call: Call, x: Operand, windows: list[slice]) -> Operand:
     shape = type_of(x).shape
     ranges = [range(d)[w] for d, w in zip(shape, windows, strict=True)]
     if any(len(r) == 0 for r in ranges):
@@ -131,7 +131,7 @@ def split(call: Call) -> tuple[Operand, ...]:
     for size in sizes:
         windows = [slice(None)] * t.rank
         windows[axis] = slice(start, start + size)
-        results.append(_slice(call, call.operand(0), windows))
+        results.append(sliced(call, call.operand(0), windows))
         start += size
     return tuple(results)
 
@@ -156,7 +156,7 @@ def pad(call: Call) -> Operand:
     x = call.operand(0)
     if min((*begins, *ends), default=0) < 0:  # negative padding cuts off
         pairs = zip(begins, ends, t.shape, strict=True)
-        x = _slice(call, x, [slice(max(0, -b), d + min(0, e)) for b, e, d in pairs])
+        x = sliced(call, x, [slice(max(0, -b), d + min(0, e)) for b, e, d in pairs])
     if max((*begins, *ends), default=0) <= 0:
         return x
     return call.add(Pad(tuple(max(0, b) for b in begins), tuple(max(0, e) for e in ends), mode, value), x)
@@ -175,35 +175,19 @@ def expand(call: Call) -> Operand:
 
 @onnx_op("Tile")
 def tile(call: Call) -> Operand:
-    """[a, b] by [p, q]: reshape to [1, a, 1, b], expand to [p, a, q, b], reshape to [p*a, q*b]."""
     t = call.type()
     repeats = call.ints(1, "repeats") or []
     if len(repeats) != t.rank:
         raise ModelError(f"{len(repeats)} repeats for {t}")
-    pairs = list(zip(repeats, t.shape, strict=True))
-    x = call.add(Reshape(tuple(d for _, extent in pairs for d in (1, extent))), call.operand(0))
-    x = call.add(Expand(tuple(d for pair in pairs for d in pair)), x)
-    return call.add(Reshape(tuple(r * d for r, d in pairs)), x)
+    if t.rank and min(repeats) < 1:
+        call.unsupported(f"repeats {repeats} make an empty tensor")
+    return call.add(TileOp(tuple(repeats)), call.operand(0))
 
 
-@onnx_op("Gather")
-def gather(call: Call) -> Operand:
-    """Constants of constants; of computed data one index or neighbouring ones, which is a slice."""
-    t = call.type()
-    axis = call.axis(call.attr("axis", 0), t.rank)
-    indices = call.array(1, "indices")
-    extent = t.shape[axis]
-    if indices.size and not -extent <= int(indices.min()) <= int(indices.max()) < extent:
-        raise ModelError(f"indices leave the extent {extent} of axis {axis}")
-    x = call.operand(0)
-    if not isinstance(x, Value):
-        return np.take(x, indices, axis)
-    flat = [int(i) % extent for i in indices.reshape(-1)]
-    if not flat or flat != list(range(flat[0], flat[0] + len(flat))):
-        call.unsupported("gather of computed data by indices that are not neighbours")
-    windows = [slice(None)] * t.rank
-    windows[axis] = slice(flat[0], flat[-1] + 1)
-    return call.add(Reshape((*t.shape[:axis], *indices.shape, *t.shape[axis + 1 :])), _slice(call, x, windows))
+@onnx_op("Trilu")
+def trilu(call: Call) -> Operand:
+    diagonal = call.ints(1, "k")
+    return call.add(Triangular(bool(call.attr("upper", 1)), diagonal[0] if diagonal else 0), call.operand(0))
 
 
 @onnx_op("DepthToSpace")

@@ -5,9 +5,21 @@ from __future__ import annotations
 from gpucompile.kernels.schedules.base import Problem, Schedule, find_anchor
 from gpucompile.kernels.schedules.map import Map
 from gpucompile.kernels.schedules.matmul import Rows, TiledMatmul
+from gpucompile.kernels.schedules.point import Point
 from gpucompile.kernels.schedules.reduce import Reduce, SoftmaxRows
+from gpucompile.kernels.schedules.scan import Pick, Scan
 from gpucompile.kernels.schedules.window import Window
 
-SCHEDULES: tuple[Schedule, ...] = (Rows(), TiledMatmul(), Window(), Reduce(), SoftmaxRows(), Map())
+SCHEDULES: tuple[Schedule, ...] = (
+    Rows(),
+    TiledMatmul(),
+    Window(),
+    Reduce(),
+    SoftmaxRows(),
+    Pick(),
+    Scan(),
+    Point(),
+    Map(),
+)
 
 __all__ = ["SCHEDULES", "Problem", "Schedule", "find_anchor"]

@@ -1,0 +1,176 @@
+"""One invocation computes one result, or four neighbours, from places that are known only when it runs.
+
+Positions are computed into a WGSL name, which stands in index expressions as a variable of known extent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpucompile.ir.graph import Node, Value
+from gpucompile.ir.index import Index, delinearize
+from gpucompile.ir.types import DataType
+from gpucompile.kernels.builder import LANE, Function, KernelBuilder
+from gpucompile.kernels.kernel import Kernel
+from gpucompile.kernels.schedules.base import Problem, Schedule, threads_for
+from gpucompile.kernels.view import COMPUTE_TYPE
+from gpucompile.ops.gather import Gather, GatherElements, GatherNd, Indexed, Scatter, ScatterElements
+from gpucompile.ops.resample import Resample2d
+
+Coords = tuple[Index, ...]
+
+
+class Point(Schedule):
+    name = "point"
+
+    def match(self, problem: Problem) -> bool:
+        return problem.anchor is not None and isinstance(problem.anchor.op, (Indexed, Resample2d))
+
+    def emit(self, problem: Problem, config: Any) -> list[Kernel]:
+        node = problem.anchor
+        assert node is not None
+        if isinstance(node.op, Scatter):
+            return [self._copy(problem, node), self._update(problem, node)]
+        kernel = problem.builder()
+
+        def one(fn: Function, coords: Coords, width: int) -> str:
+            if isinstance(node.op, Resample2d):
+                return resample(fn, node, node.op, coords, width)
+            x, indices = node.operand_values
+            return fn.value(x, source_coords(fn, node, x, indices, coords), width)
+
+        return [every_result(kernel, problem, node.output, one, free_axes(node))]
+
+    def _copy(self, problem: Problem, node: Node) -> Kernel:
+        source = node.operand_values[0]
+
+        def one(fn: Function, coords: Coords, width: int) -> str:
+            return fn.value(source, coords, width)
+
+        return every_result(problem.builder(" copy"), problem, node.output, one, len(node.output.type.shape))
+
+    def _update(self, problem: Problem, node: Node) -> Kernel:
+        x, indices, updates = node.operand_values
+        kernel = problem.builder(" update")
+        count = updates.type.size
+        fn = Function(kernel, "apply", [("i", count)])
+        coords = delinearize(Index.var("i", count), updates.type.shape)
+        value = fn.value(updates, coords, 1)
+        if isinstance(node.op, ScatterElements):
+            at = list(coords)
+            at[node.op.axis] = position(fn, indices, coords, x.type.shape[node.op.axis])
+        else:
+            depth, lead = indices.type.shape[-1], indices.type.rank - 1
+            at = [position(fn, indices, (*coords[:lead], Index.of(k)), x.type.shape[k]) for k in range(depth)]
+            at += coords[lead:]
+        fn.finish_chain(node.output, value, tuple(at), 1, ())
+        kernel.functions.append(fn.text())
+        return finish(kernel, problem, count)
+
+
+def free_axes(node: Node) -> int:
+    """How many last axes of the result are last axes of the input too, whatever the indices say."""
+    op = node.op
+    if isinstance(op, Resample2d):
+        return 3 - max(op.axes)
+    x, indices = node.operand_values[:2]
+    if isinstance(op, Gather):
+        return x.type.rank - op.axis - 1
+    if isinstance(op, GatherNd):
+        return x.type.rank - indices.type.shape[-1]
+    return 0
+
+
+def source_coords(fn: Function, node: Node, x: Value, indices: Value, coords: Coords) -> Coords:
+    """Where in `x` the result at `coords` comes from."""
+    op, shape = node.op, x.type.shape
+    if isinstance(op, Gather):
+        rank = indices.type.rank
+        at = position(fn, indices, coords[op.axis : op.axis + rank], shape[op.axis])
+        return (*coords[: op.axis], at, *coords[op.axis + rank :])
+    if isinstance(op, GatherElements):
+        at = position(fn, indices, coords, shape[op.axis])
+        return (*coords[: op.axis], at, *coords[op.axis + 1 :])
+    lead, depth = indices.type.rank - 1, indices.type.shape[-1]
+    tuples = [position(fn, indices, (*coords[:lead], Index.of(k)), shape[k]) for k in range(depth)]
+    return (*tuples, *coords[lead:])
+
+
+def position(fn: Function, indices: Value, coords: Coords, extent: int) -> Index:
+    """The index at `coords` as a position in an axis of `extent`: never outside."""
+    i = fn.value(indices, coords, 1)
+    if COMPUTE_TYPE[indices.type.dtype] == "i32":
+        i = fn.let(f"u32(clamp(select({i}, {i} + {extent}i, {i} < 0i), 0i, {extent - 1}i))")
+    else:
+        i = fn.let(f"min({i}, {extent - 1}u)")
+    return Index.var(i, extent)
+
+
+def resample(fn: Function, node: Node, op: Resample2d, coords: Coords, width: int) -> str:
+    """The result at `coords`. Positions are whole numbers over 2 * size, so that nothing is rounded."""
+    (x,) = node.operand_values
+    dtype = x.type.dtype
+    taps: list[tuple[Coords, str | None]] = [(coords, None)]
+    for a in op.axes:
+        size, extent = node.output.type.shape[a], x.type.shape[a]
+        at = (coords[a] * 2 + 1) * extent
+        if op.mode == "nearest-neighbor":
+            nearest = (at - 1) // (2 * size)
+            taps = [((*c[:a], nearest, *c[a + 1 :]), None) for c, _ in taps]
+            continue
+        high = (at + size) // (2 * size)  # one more than the lower neighbour, which may be -1
+        part = fn.let(f"f32({((at + size) % (2 * size)).wgsl()}) / {2 * size}.0")
+        low = Index.var(fn.let(f"max({high.wgsl()}, 1u) - 1u"), extent)
+        top = Index.var(fn.let(f"min({high.wgsl()}, {extent - 1}u)"), extent)
+        taps = [
+            ((*c[:a], where, *c[a + 1 :]), factor if weight is None else f"{weight} * {factor}")
+            for c, weight in taps
+            for where, factor in ((low, f"(1.0 - {part})"), (top, part))
+        ]
+    if op.mode == "nearest-neighbor":
+        return fn.value(x, taps[0][0], width)
+    wide = "f32" if width == 1 else "vec4<f32>"
+    total = fn.let(" + ".join(f"{wide}({fn.value(x, c, width)}) * ({weight})" for c, weight in taps))
+    if dtype is DataType.FLOAT32:
+        return total
+    narrow = COMPUTE_TYPE[dtype] if width == 1 else f"vec4<{COMPUTE_TYPE[dtype]}>"
+    return fn.let(f"{narrow}({total if dtype.is_float else f'round({total})'})")
+
+
+def every_result(kernel: KernelBuilder, problem: Problem, value: Value, one: Any, free: int) -> Kernel:
+    """A kernel that computes `value` by `one(function, coordinates, width)`. Its last `free` axes may be read in
+    vectors; where there are none, vectors are made of four single elements."""
+    shape, size = value.type.shape, value.type.size
+    end = problem.result.type.dtype
+    vector = free > 0 and shape[-1] % 4 == 0
+    width = 4 if vector or end.bits == 8 else 1
+    count = -(-size // width)
+    fn = Function(kernel, "apply", [("i", count)])
+    if width == 4:
+        coords = delinearize(Index.var("i", count) * 4 + Index.var(LANE, 4), shape)
+    else:
+        coords = delinearize(Index.var("i", count), shape)
+    if vector or width == 1:
+        result = one(fn, coords, width)
+    else:
+        lanes = []
+        for lane in range(4):
+            at = fn.let(f"min({(Index.var('i', count) * 4 + lane).wgsl()}, {size - 1}u)")
+            where = delinearize(Index.var(at, size), shape)
+            lanes.append(one(fn, where, 1))
+            if size % 4:
+                fn.remember(value, where, 1, lanes[-1])
+                lanes[-1] = fn.value(problem.result, where, 1)
+        scalar = COMPUTE_TYPE[end if size % 4 else value.type.dtype]
+        result = fn.let(f"vec4<{scalar}>({', '.join(lanes)})")
+    if size % width == 0:
+        fn.finish_chain(value, result, coords, width, ())
+    else:  # 8-bit results hang over the end; storages are padded
+        fn.line(kernel.write(problem.views[problem.result], Index.var("i", count) * 4, 4, result))
+    kernel.functions.append(fn.text())
+    return finish(kernel, problem, count)
+
+
+def finish(kernel: KernelBuilder, problem: Problem, count: int) -> Kernel:
+    threads = threads_for(count, problem.target)
+    return kernel.finish("map", -(-count // threads), (threads, 1, 1), apply="apply", count=count)

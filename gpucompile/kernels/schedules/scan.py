@@ -1,0 +1,87 @@
+"""Along one axis: the place of the best element, and running sums. Lanes of a workgroup share a line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpucompile.ir.index import Index, delinearize
+from gpucompile.kernels.kernel import Kernel
+from gpucompile.kernels.schedules.base import Problem, Schedule, power_of_two
+from gpucompile.kernels.schedules.map import numbered
+from gpucompile.kernels.schedules.reduce import accumulator
+from gpucompile.kernels.view import COMPUTE_TYPE
+from gpucompile.ops.scan import ArgMinMax, CumulativeSum
+
+
+def line_coords(shape: tuple[int, ...], axis: int, element: Index) -> tuple[Index, ...]:
+    """Coordinates of `element` of line `i`, lines along `axis` numbered in row-major order."""
+    others = [d for a, d in enumerate(shape) if a != axis]
+    lines = 1
+    for d in others:
+        lines *= d
+    where = list(delinearize(Index.var("i", lines), others))
+    where.insert(axis, element)
+    return tuple(where)
+
+
+class Pick(Schedule):
+    name = "pick"
+
+    def match(self, problem: Problem) -> bool:
+        return problem.anchor is not None and isinstance(problem.anchor.op, ArgMinMax)
+
+    def emit(self, problem: Problem, config: Any) -> list[Kernel]:
+        node = problem.anchor
+        assert node is not None and isinstance(node.op, ArgMinMax)
+        op, (source,), out = node.op, node.operand_values, node.output
+        extent, count = source.type.shape[op.axis], out.type.size
+        lanes = power_of_two(extent, 256)
+        columns = power_of_two(count, max(1, 64 // lanes))
+        kernel = problem.builder()
+        where = line_coords(source.type.shape, op.axis, Index.var("r", extent))
+        load = kernel.load("load_x", source, [("i", count), ("r", extent)], where)
+        store = kernel.store(
+            "store_y", out, [("i", count)], numbered(count, out.type.shape, 1),
+            source="u32", adjust=lambda fn, v, _: fn.let(f"{COMPUTE_TYPE[out.type.dtype]}({v})"),
+        )  # fmt: skip
+        return [
+            kernel.finish(
+                "pick", -(-count // columns), (columns * lanes, 1, 1), columns * lanes * 8,
+                count=count, columns=columns, lanes=lanes, extent=extent, type=COMPUTE_TYPE[source.type.dtype],
+                load=load, better=op.better, store=store,
+            )
+        ]  # fmt: skip
+
+
+class Scan(Schedule):
+    name = "scan"
+
+    def match(self, problem: Problem) -> bool:
+        return problem.anchor is not None and isinstance(problem.anchor.op, CumulativeSum)
+
+    def emit(self, problem: Problem, config: Any) -> list[Kernel]:
+        node = problem.anchor
+        assert node is not None and isinstance(node.op, CumulativeSum)
+        op, (source,) = node.op, node.operand_values
+        shape = source.type.shape
+        extent = shape[op.axis]
+        count = source.type.size // extent
+        lanes = power_of_two(extent, 256)
+        columns = power_of_two(count, max(1, 64 // lanes))
+        element = Index.var("r", extent)
+        where = line_coords(shape, op.axis, (extent - 1) - element if op.reversed else element)
+        kernel = problem.builder()
+        scalar, acc = COMPUTE_TYPE[source.type.dtype], accumulator(source.type.dtype)
+        params = [("i", count), ("r", extent)]
+        load = kernel.load("load_x", source, params, where)
+        store = kernel.store(
+            "store_y", node.output, params, where, source=acc,
+            adjust=lambda fn, v, _: v if acc == scalar else fn.let(f"{scalar}({v})"),
+        )  # fmt: skip
+        return [
+            kernel.finish(
+                "scan", -(-count // columns), (columns * lanes, 1, 1), columns * lanes * 4,
+                count=count, columns=columns, lanes=lanes, extent=extent, type=acc, exclusive=op.exclusive,
+                load=load, store=store,
+            )
+        ]  # fmt: skip
