@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucompile.errors import InputError
 from gpucompile.frontends.onnx.importer import import_model
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.text import print_graph
@@ -44,12 +45,16 @@ def compile(
     Raises ModelError, UnsupportedError or InputError for models and dims that cannot be compiled; nothing is written.
     """
     target = target or Target.portable()
+    if not isinstance(target, Target):
+        raise InputError(f"target must be a gpucompile.Target, such as Target.portable(), not {target!r}")
+    if dims is not None and not isinstance(dims, Mapping):
+        raise InputError(f"dims must map names to sizes, as in {{'batch': 1}}, not {dims!r}")
     clock = _Clock()
     graph = model.clone() if isinstance(model, Graph) else import_model(model, dims)
     clock.lap("import")
     before = sum(graph.statistics().values())
     ctx = Context(target)
-    PassManager(pipeline).run(graph, ctx)
+    PassManager(pipeline).run(graph, ctx, progress)
     clock.lap("passes")
     planned = make_plan(graph, target, mode=plan, progress=progress)
     clock.seconds.update(planned.seconds)

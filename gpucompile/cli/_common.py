@@ -37,7 +37,7 @@ def add_compile_options(parser: argparse.ArgumentParser, target: str = "portable
         "-p",
         "--pipeline",
         default=pipeline,
-        help="passes to run, such as 'canonicalize,fuse{max_inputs=4}', or a named pipeline (default: %(default)s)",
+        help="passes to run, such as 'canonicalize,fuse{max_ops=4}', or a named pipeline (default: %(default)s)",
     )
     group.add_argument(
         "--plan",

@@ -40,7 +40,7 @@ HELP = "run passes on a model and print the graph"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", help="an ONNX file, a .gir file, or a bundle")
-    parser.add_argument("-p", "--pipeline", help="passes such as 'dce,fuse{max_inputs=4}', or a named pipeline")
+    parser.add_argument("-p", "--pipeline", help="passes such as 'dce,fuse{max_ops=4}', or a named pipeline")
     parser.add_argument("-o", "--output", metavar="OUT.gir", type=Path, help="write the graph to a file")
     parser.add_argument("--weights", choices=("ref", "inline"), default="ref", help="how to print large constants")
     parser.add_argument("--list", action="store_true", help="list passes with their options, and named pipelines")
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     debug.add_argument("--seed", type=int, default=0, help="of the inputs of --check-each (default: %(default)s)")
     debug.add_argument("--stop-after", metavar="N", type=positive, help="run the first N passes only")
     debug.add_argument("--replay", action="store_true", help="MODEL is the file that a failed pass has left")
+    debug.add_argument("--graphml", metavar="FILE", type=Path, help="draw the resulting graph: nodes, edges, types")
     debug.add_argument("--reproducer-dir", metavar="DIR", type=Path, help="where a failure leaves its file")
 
 
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     finally:
         _report(ctx, statistics, timing)
     _write(graph, args)
+    if args.graphml:
+        _draw(graph, args.graphml)
     return 0
 
 
@@ -133,6 +136,25 @@ def _write(graph: Graph, args: argparse.Namespace) -> None:
     side = write_gir(args.output, graph)
     if side is not None:
         print(f"large constants are in {side}, keep it beside {args.output}", file=sys.stderr)
+
+
+def _draw(graph: Graph, path: Path) -> None:
+    """Write the graph as GraphML, which Gephi, yEd and networkx read."""
+    import networkx as nx
+
+    from gpucompile.ir.graph import Constant
+
+    drawing = nx.DiGraph()
+    for v in graph.inputs:
+        drawing.add_node(str(id(v)), label=v.name, type=str(v.type))
+    for node in graph.nodes:
+        if isinstance(node.op, Constant):
+            continue
+        drawing.add_node(str(id(node)), label=node.op.name, type=", ".join(str(v.type) for v in node.outputs))
+        for v in node.operand_values:
+            if v.constant is None:
+                drawing.add_edge(str(id(v.producer or v)), str(id(node)), type=str(v.type))
+    nx.write_graphml(drawing, path)
 
 
 def _list() -> str:

@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
     files = {name: _load(name, file) for name, file in args.input}
     bundled = is_bundle(args.model)
+    if bundled and (args.dim or args.pipeline != "default" or args.target != "native"):
+        raise InputError(f"{args.model} is compiled already: --dim, --pipeline and --target only apply to models")
     with Device.open(prefer=args.device) as device:
         start = time.perf_counter()
         with progress_bar(args.quiet) as progress:

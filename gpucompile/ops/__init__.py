@@ -5,5 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from gpucompile.ir.op import Op
+
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
     importlib.import_module(f"{__name__}.{_module}")
+
+#: Every op class by name.
+OPS = dict(sorted(Op.registry.items()))

@@ -262,6 +262,7 @@ class Cos(Unary):
 
     onnx: ClassVar[str | None] = "Cos"
     formula: ClassVar[str] = "cos({x})"
+    in_f32: ClassVar[bool] = True  # half precision is coarse on some devices
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.cos(ins[0]))
@@ -273,6 +274,7 @@ class Sin(Unary):
 
     onnx: ClassVar[str | None] = "Sin"
     formula: ClassVar[str] = "sin({x})"
+    in_f32: ClassVar[bool] = True  # half precision is coarse on some devices
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.sin(ins[0]))
@@ -284,6 +286,7 @@ class Tan(Unary):
 
     onnx: ClassVar[str | None] = "Tan"
     formula: ClassVar[str] = "tan({x})"
+    in_f32: ClassVar[bool] = True  # half precision is coarse on some devices
     domain: ClassVar[tuple[float, float]] = (-1.4, 1.4)
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gpucompile.errors import DeviceError, ModelError, ParseError, PassError, UnsupportedError
@@ -42,14 +42,18 @@ class PassManager:
         self.instruments = tuple(instruments)
         self.verify = verify
 
-    def run(self, graph: Graph, ctx: Context | None = None) -> bool:
-        """Transform the graph in place; whether any pass changed it.
+    def run(
+        self, graph: Graph, ctx: Context | None = None, progress: Callable[[str, int, int], None] | None = None
+    ) -> bool:
+        """Transform the graph in place; whether any pass changed it. `progress` is called with ("passes", done, total).
 
         Raises PassError when a pass fails; UnsupportedError, ModelError and DeviceError of a pass go through."""
         ctx = ctx or Context()
         start = graph.clone()
         changed_any = False
         for i, p in enumerate(self.passes):
+            if progress:
+                progress("passes", i, len(self.passes))
             try:
                 changed_any |= self._run_one(p, graph, ctx)
             except NOT_OURS:
@@ -67,7 +71,7 @@ class PassManager:
         changed = p.run(graph, ctx)
         if changed is not True and changed is not False:
             raise TypeError(f"run returned {changed!r}, neither True nor False")
-        if changed and self.verify:
+        if self.verify:
             graph.verify()
         for instrument in reversed(self.instruments):
             instrument.after(p, graph, ctx, changed)

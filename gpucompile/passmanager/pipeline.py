@@ -1,4 +1,4 @@
-"""Pipelines as text: `canonicalize,fuse{max_inputs=4 verbose=true},layout` <-> a tuple of passes.
+"""Pipelines as text: `canonicalize,fuse{max_ops=4 maps=false},layout` <-> a tuple of passes.
 
     pipeline = [item ("," item)*]
     item     = pass ["{" option* "}"]  |  name of a pipeline in gpucompile.passes.pipelines, which stands for its text
@@ -33,7 +33,7 @@ def print_pipeline(passes: Iterable[Pass]) -> str:
 
 
 def print_pass(p: Pass) -> str:
-    """The text of one pass: `fuse{max_inputs=4}`."""
+    """The text of one pass: `fuse{max_ops=4}`."""
     options = []
     for f in dataclasses.fields(p):
         value = getattr(p, f.name)

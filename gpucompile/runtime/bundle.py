@@ -302,6 +302,8 @@ def read_bundle(path: str | Path) -> BundleData:
     Raises BundleError if it is damaged, has an unknown version, or is no bundle at all.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise BundleError(f"{str(path)!r}: not a path: it has a NUL character")
     try:
         if path.is_dir():
             return BundleData(_DirectoryStore(path), str(path))
@@ -309,6 +311,4 @@ def read_bundle(path: str | Path) -> BundleData:
             raise BundleError(f"{path}: no such file or directory")
     except OSError as e:
         raise BundleError(f"{path}: cannot read: {e.strerror or e}") from None
-    except ValueError as e:  # a NUL in the path
-        raise BundleError(f"{str(path)!r}: not a path: {e}") from None
     return BundleData(_ZipStore(path), str(path))

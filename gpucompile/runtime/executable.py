@@ -62,6 +62,10 @@ class Executable:
         `submits` as in `load`.
 
         Raises BundleError if the bundle is damaged or no variant fits the device, DeviceError if the device refuses."""
+        if not isinstance(device, Device):
+            raise InputError(f"device must be a gpucompile.Device (see Device.open), not {device!r}")
+        if submits < 1:
+            raise InputError(f"submits must be at least 1, not {submits}")
         device.require_open()
         self.device = device
         self.plan = select_plan(bundle, device)
@@ -180,6 +184,8 @@ class Executable:
         return f"expected {ports}" if ports else "this graph has no inputs"
 
     def _check(self, inputs: Mapping[str, Any]) -> list[Array]:
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"inputs must be a dict by name, not {type(inputs).__name__}; {self._expected()}")
         for name in inputs:
             if not any(p.name == name for p in self.inputs):
                 raise InputError(f"there is no input {name!r}; {self._expected()}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import gpucompile
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.elementwise import Add
 from gpucompile.ops.movement import Transpose
+from gpucompile.ops.reduction import ReduceMean
 
 
 def test_a_run_cut_into_submissions_gives_the_same(device: gpucompile.Device) -> None:
@@ -26,3 +28,26 @@ def test_a_run_cut_into_submissions_gives_the_same(device: gpucompile.Device) ->
             results.append(run(feed))
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
+
+
+def test_bad_arguments_are_named(device: gpucompile.Device) -> None:
+    graph = Graph("one")
+    x = graph.add_input("x", TensorType(DataType.FLOAT32, (4,)))
+    graph.set_outputs({"y": graph.add(Add(), x, x)})
+    bundle = gpucompile.compile(graph)
+    with pytest.raises(gpucompile.InputError, match="submits must be at least 1"):
+        gpucompile.load(bundle, device=device, submits=0)
+    with pytest.raises(gpucompile.InputError, match=r"gpucompile\.Device"):
+        gpucompile.load(bundle, device="gpu")  # type: ignore[arg-type]
+    with pytest.raises(gpucompile.InputError, match=r"Target\.portable"):
+        gpucompile.compile(graph, target="portable")  # type: ignore[arg-type]
+    with gpucompile.load(bundle, device=device) as run, pytest.raises(gpucompile.InputError, match="a dict by name"):
+        run.run(np.zeros(4, np.float32))  # type: ignore[arg-type]
+
+
+def test_reductions_too_long_for_a_loop_are_refused() -> None:
+    graph = Graph("long")
+    x = graph.add_input("x", TensorType(DataType.FLOAT32, (1, 1 << 24)))
+    graph.set_outputs({"y": graph.add(ReduceMean((1,)), x)})
+    with pytest.raises(gpucompile.UnsupportedError, match="65,535"):
+        gpucompile.compile(graph)

@@ -379,3 +379,12 @@ def test_progress_bars_only_where_a_person_watches(
         progress("weights", 2, 2)
     with _common.progress_bar(quiet=True) as progress:
         assert progress is None
+
+
+def test_opt_draws_the_graph(gir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import networkx
+
+    assert main.main(["opt", gir, "-p", "", "--graphml", str(tmp_path / "g.graphml")]) == 0
+    drawing = networkx.read_graphml(tmp_path / "g.graphml")
+    labels = [d["label"] for _, d in drawing.nodes(data=True)]
+    assert len(labels) >= 2 and drawing.number_of_edges() >= 1 and networkx.is_directed_acyclic_graph(drawing)

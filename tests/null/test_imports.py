@@ -31,8 +31,7 @@ BELOW = {
     "passes": ["passmanager"],
     "shaders": [],
     "plan": ["frontends", "kernels", "passes", "runtime"],
-    "backends": ["plan"],
-    "api": ["backends"],
+    "api": ["plan"],
     "init": ["api"],
     "cli": ["init"],
 }
@@ -137,7 +136,7 @@ def test_shaders_hold_no_code() -> None:
         ("gpucompile.passes.fuse", "from gpucompile.kernels import kernel"),
         ("gpucompile.passes.fuse", "from passes import dce"),
         ("gpucompile.passmanager.manager", "from gpucompile.passes import dce"),
-        ("gpucompile.plan.plan", "from gpucompile.backends import wgpu"),
+        ("gpucompile.plan.plan", "from gpucompile.webnn import ML"),
         ("gpucompile.errors", "from gpucompile.target import Target"),
         ("gpucompile.runtime.player", "from gpucompile.plan import plan"),
         ("gpucompile.runtime.player", "from gpucompile.target import Target"),

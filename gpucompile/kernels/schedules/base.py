@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from gpucompile.errors import UnsupportedError
 from gpucompile.ir.graph import Constant, Graph, Node, Value
 from gpucompile.kernels.builder import KernelBuilder
 from gpucompile.kernels.kernel import Kernel
@@ -67,6 +68,19 @@ class Schedule:
     def emit(self, problem: Problem, config: Any) -> list[Kernel]:
         """The kernels, in order."""
         raise NotImplementedError
+
+
+#: llvmpipe (Mesa's software adapter) ends the loops of an invocation silently after 65,535 iterations in total.
+MAX_ITERATIONS = 60_000
+
+
+def require_iterations(problem: Problem, count: int) -> None:
+    """Refuse a kernel whose invocations would loop `count` times: some adapters would end early, with wrong numbers."""
+    if count > MAX_ITERATIONS:
+        raise UnsupportedError(
+            f"{problem.label}: one invocation would loop {count:,} times; software adapters end loops after 65,535: "
+            "reduce over fewer elements at a time"
+        )
 
 
 def threads_for(count: int, target: Target, most: int = 64) -> int:

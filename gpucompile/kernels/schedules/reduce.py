@@ -13,7 +13,7 @@ from gpucompile.ir.index import Index, delinearize
 from gpucompile.ir.types import DataType
 from gpucompile.kernels.builder import LANE
 from gpucompile.kernels.kernel import Kernel
-from gpucompile.kernels.schedules.base import Problem, Schedule, power_of_two
+from gpucompile.kernels.schedules.base import Problem, Schedule, power_of_two, require_iterations
 from gpucompile.kernels.schedules.map import numbered
 from gpucompile.kernels.view import COMPUTE_TYPE
 from gpucompile.ops.categories import Reduction
@@ -58,6 +58,7 @@ class Reduce(Schedule):
         count = out.size // width
         lanes = power_of_two(min(extent, 64 if width == 4 else 256), 256)
         columns = power_of_two(count, max(1, 64 // lanes))
+        require_iterations(problem, -(-extent // lanes))
         # coordinates: the kept axes from the result's number, the reduced ones from the element's number
         number = Index.var("i", count) * width + (Index.var(LANE, 4) if width == 4 else 0)
         where: list[Index] = [Index()] * len(shape)
@@ -114,6 +115,7 @@ class SoftmaxRows(Schedule):
             adjust=lambda fn, v, _: fn.let(f"f16({v})") if half else v,
         )  # fmt: skip
         lanes = power_of_two(extent, 256)
+        require_iterations(problem, 3 * -(-extent // lanes))
         return [
             kernel.finish("softmax", rows, (lanes, 1, 1), lanes * 4, lanes=lanes, extent=extent, load=load, store=store)
         ]

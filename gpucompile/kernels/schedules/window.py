@@ -9,7 +9,7 @@ from gpucompile.ir.index import Index, delinearize
 from gpucompile.ir.types import DataType
 from gpucompile.kernels.builder import Function, KernelBuilder, condition_of, float_literal
 from gpucompile.kernels.kernel import Kernel
-from gpucompile.kernels.schedules.base import Problem, Schedule, threads_for
+from gpucompile.kernels.schedules.base import Problem, Schedule, require_iterations, threads_for
 from gpucompile.kernels.schedules.contraction import Guards, wide
 from gpucompile.kernels.schedules.map import numbered
 from gpucompile.kernels.schedules.reduce import accumulator, first_value
@@ -55,6 +55,7 @@ class Window(Schedule):
                 v = fn.let(f"{v} + {t}({fn.value(bias, (channel,), width)})")
             return fn.let(f"{wide('f16', width)}({v})") if half else v
 
+        require_iterations(problem, 2 * fold["taps"])  # a second loop may count the taps inside the input
         store = kernel.store("store_y", node.output, [("i", count)], coords, width, (), adjust, source=scalar)
         threads = threads_for(count, problem.target)
         return [
