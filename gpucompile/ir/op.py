@@ -18,7 +18,6 @@ from gpucompile.errors import TypeInferenceError
 from gpucompile.ir.types import DataType, TensorType
 
 MaybeType = TensorType | None
-MaybeArray = np.ndarray | None
 #: Which data types and ranks an operand may have: (data types, lowest rank, highest rank).
 Constraint = tuple[frozenset[DataType], int, int]
 

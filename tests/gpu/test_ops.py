@@ -10,20 +10,12 @@ import gpucompile.ops  # registers all ops
 from gpucompile.ir.graph import Constant, Graph, Return
 from gpucompile.ir.interpret import interpret
 from gpucompile.ir.op import Op
-from gpucompile.ir.types import DataType, TensorType
+from gpucompile.ir.types import DataType
+from tests.support import graph_of
 from tests.tolerance import check
 
 OPS = {name: cls for name, cls in sorted(Op.registry.items()) if cls not in (Constant, Return)}
 GPU_TYPES = {DataType.FLOAT32, DataType.INT32, DataType.UINT32, DataType.INT8, DataType.UINT8}
-
-
-def graph_of(op: Op, types: tuple[TensorType | None, ...]) -> Graph:
-    """A graph of one op whose operands are all inputs."""
-    graph = Graph(op.name)
-    inputs = [None if t is None else graph.add_input(f"x{i}", t) for i, t in enumerate(types)]
-    node = graph.insert(op, tuple(inputs))
-    graph.set_outputs({f"y{i}": v for i, v in enumerate(node.outputs)})
-    return graph
 
 
 def random_inputs(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:

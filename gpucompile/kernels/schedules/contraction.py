@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gpucompile.ir.graph import Node, Value
 from gpucompile.ir.index import Index, delinearize
-from gpucompile.kernels.builder import Function, float_literal
+from gpucompile.kernels.function import Function, float_literal
 from gpucompile.ops.contraction import Gemm, Matmul
 from gpucompile.ops.conv import Conv2d, ConvTranspose2d, Geometry
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpucompile.ir.index import Index, delinearize
-from gpucompile.kernels.builder import LANE, Function
+from gpucompile.kernels.function import LANE, Function
 from gpucompile.kernels.kernel import Kernel
 from gpucompile.kernels.schedules.base import Problem, Schedule, threads_for
 
@@ -32,7 +32,7 @@ class Map(Schedule):
         position = Index.var("i", count) * width + (Index.var(LANE, 4) if width == 4 else 0)
         value = fn.guarded(out, coords, ((position, 0, size),), width, "0")
         if position.range[1] < size:
-            fn._write(problem.views[out], value, coords, width, ())
+            fn.write(problem.views[out], value, coords, width, ())
         else:
             fn.line(kernel.write(problem.views[out], Index.var("i", count) * 4, 4, value))
         kernel.functions.append(fn.text())

@@ -13,7 +13,8 @@ from typing import Any
 
 from gpucompile.ir.index import Index
 from gpucompile.ir.types import DataType, TensorType
-from gpucompile.kernels.builder import LANE, Function, KernelBuilder
+from gpucompile.kernels.builder import KernelBuilder
+from gpucompile.kernels.function import LANE, Function
 from gpucompile.kernels.kernel import Kernel
 from gpucompile.kernels.schedules.base import Problem, Schedule, power_of_two, threads_for
 from gpucompile.kernels.schedules.contraction import Contraction, contraction_of, wide
@@ -133,7 +134,7 @@ class TiledMatmul(Schedule):
             fn.params.append("v: vec4<f32>")
             fn.open_guards(edge, 4)
             at = (Index.var("s", splits), z, m, n4)
-            fn._write(partials, "v", at, 4, edge)
+            fn.write(partials, "v", at, 4, edge)
             kernel.functions.append(fn.text())
             store = "store_c"
         groups = tiles_m * tiles_n * splits * c.batch
@@ -236,16 +237,10 @@ def _add_partials(problem: Problem, c: Contraction, partials: View, splits: int)
     z, m = rows // c.m, rows % c.m
     fn = Function(kernel, "load_p", [("s", 0), ("i", 0)])
     fn.returns(
-        fn._read(partials, (Index.var("s", splits), z, m, columns), width), wide(COMPUTE_TYPE[DataType.FLOAT32], width)
+        fn.read(partials, (Index.var("s", splits), z, m, columns), width), wide(COMPUTE_TYPE[DataType.FLOAT32], width)
     )
     kernel.functions.append(fn.text())
-    half = c.out.type.dtype is DataType.FLOAT16
-
-    def adjust(fn: Function, v: str, coords: tuple[Index, ...]) -> str:
-        v = c.finish(fn, v, coords, width)
-        return fn.let(f"{wide('f16', width)}({v})") if half else v
-
-    store = kernel.store("store_c", c.out, [("i", 0)], c.c_at(z, m, columns), width, (), adjust, source="f32")
+    store = _store(kernel, c, [("i", 0)], (z, m, columns), (), width)
     threads = threads_for(vectors, problem.target)
     return kernel.finish(
         "partials", -(-vectors // threads), (threads, 1, 1), count=vectors, splits=splits, load="load_p", store=store

@@ -10,7 +10,8 @@ from typing import Any
 from gpucompile.ir.graph import Node, Value
 from gpucompile.ir.index import Index, delinearize
 from gpucompile.ir.types import DataType
-from gpucompile.kernels.builder import LANE, Function, KernelBuilder
+from gpucompile.kernels.builder import KernelBuilder
+from gpucompile.kernels.function import LANE, Function
 from gpucompile.kernels.kernel import Kernel
 from gpucompile.kernels.schedules.base import Problem, Schedule, threads_for
 from gpucompile.kernels.view import COMPUTE_TYPE

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpucompile.ir.index import Index, delinearize
 from gpucompile.ir.types import DataType
-from gpucompile.kernels.builder import LANE
+from gpucompile.kernels.function import LANE
 from gpucompile.kernels.kernel import Kernel
 from gpucompile.kernels.schedules.base import Problem, Schedule, power_of_two, require_iterations
 from gpucompile.kernels.schedules.map import numbered

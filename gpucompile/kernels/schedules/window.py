@@ -7,7 +7,8 @@ from typing import Any
 from gpucompile.ir.graph import Node
 from gpucompile.ir.index import Index, delinearize
 from gpucompile.ir.types import DataType
-from gpucompile.kernels.builder import Function, KernelBuilder, condition_of, float_literal
+from gpucompile.kernels.builder import KernelBuilder
+from gpucompile.kernels.function import Function, condition_of, float_literal
 from gpucompile.kernels.kernel import Kernel
 from gpucompile.kernels.schedules.base import Problem, Schedule, require_iterations, threads_for
 from gpucompile.kernels.schedules.contraction import Guards, wide
