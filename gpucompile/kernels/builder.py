@@ -23,6 +23,7 @@ from gpucompile.ir.index import Index
 from gpucompile.ir.types import DataType
 from gpucompile.kernels.function import LANE, Function, Param, wgsl_type
 from gpucompile.kernels.kernel import Access, Argument, Kernel, Runs, fold_grid
+from gpucompile.kernels.library import called
 from gpucompile.kernels.templates import render
 from gpucompile.kernels.view import COMPUTE_TYPE, Storage, View
 from gpucompile.target import Target
@@ -175,7 +176,7 @@ class KernelBuilder:
     def finish(
         self, template: str, groups: int, workgroup: tuple[int, int, int], workgroup_bytes: int = 0, **context: Any
     ) -> Kernel:
-        """Render the template around the functions and resolve all buffer accesses."""
+        """Render the template around the functions, resolve all buffer accesses, add what is called of the library."""
         grid = fold_grid(groups, self.target.limit("max-compute-workgroups-per-dimension"))
         written = {s.storage for s in self._slots.values() if s.writes}
         arenas = {s.arena for s in written if s.kind == "scratch"}
@@ -203,6 +204,7 @@ class KernelBuilder:
             **context,
         )
         text = re.sub(r"@(\d+)@", lambda m: self._resolve(int(m.group(1))), text)
+        text = "\n\n".join([*called(text), text])
         return Kernel(
             self.label, text, grid, workgroup, tuple(arguments), workgroup_bytes, tuple(sorted(self.features))
         )

@@ -18,6 +18,7 @@ from gpucompile.ir.index import Index
 from gpucompile.ir.types import DataType
 from gpucompile.kernels.view import COMPUTE_TYPE, View
 from gpucompile.ops.categories import Elementwise, Movement
+from gpucompile.ops.formula import nonfinite
 
 if TYPE_CHECKING:
     from gpucompile.kernels.builder import KernelBuilder
@@ -140,7 +141,7 @@ class Function:
             raise VerificationError(f"{self.kernel.label}: only scalar constants may stand inside a fused body")
         x = array.reshape(-1)[0]
         if value.type.dtype.is_float:
-            return self.let(f"{t}({float_literal(float(x))})")
+            return self.let(f"{t}({float_literal(float(x), value.type.dtype)})")
         return self.let(f"{t}({int(x)})")
 
     def _elementwise(self, node: Node, coords: tuple[Index, ...], width: int) -> str:
@@ -254,15 +255,19 @@ def _inside(coords: tuple[Index, ...], value: Value) -> tuple[Index, ...]:
     return tuple(Index() if d == 1 else c for c, d in zip(coords, value.type.shape, strict=True))
 
 
-def float_literal(x: float) -> str:
-    """A WGSL literal that is exactly the float32 nearest to x. Infinity and NaN have none and are refused."""
-    if not np.isfinite(np.float32(x)):
-        raise UnsupportedError(f"WGSL has no literal for {x}")
-    return repr(float(np.float32(x)))
+def float_literal(x: float, dtype: DataType = DataType.FLOAT32) -> str:
+    """A WGSL expression that converts to exactly the `dtype` nearest to x; infinity and NaN are library functions."""
+    with np.errstate(over="ignore"):
+        number = float(np.asarray(x, dtype.numpy))
+    special = nonfinite(number)
+    if special is None:
+        return repr(number)
+    return special if dtype is DataType.FLOAT32 else f"{COMPUTE_TYPE[dtype]}({special})"
 
 
 def _fill_literal(op: Movement, node: Node) -> str:
-    return float_literal(op.fill) if node.output.type.dtype.is_float else str(int(op.fill))
+    dtype = node.output.type.dtype
+    return float_literal(op.fill, dtype) if dtype.is_float else str(int(op.fill))
 
 
 def wgsl_type(dtype: DataType, width: int) -> str:

@@ -15,7 +15,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from gpucompile.errors import UnsupportedError
 from gpucompile.ir.op import ALL, FLOATS, MAX_RANK, Constraint
 from gpucompile.ir.types import DataType
 from gpucompile.ops.categories import Cases, Elementwise, tensor
@@ -37,17 +36,27 @@ def retype(t: str, to: str) -> str:
     return t.replace(scalar(t), to)
 
 
+def nonfinite(value: float) -> str | None:
+    """Infinity or NaN as a WGSL expression of type f32, a call of the library (`shaders/_library.wgsl.j2`); None for
+    other numbers."""
+    if math.isnan(value):
+        return "nan()"
+    if math.isinf(value):
+        return "infinity()" if value > 0 else "-infinity()"
+    return None
+
+
 def literal(value: float, t: str) -> str:
-    """A constant of type `t`, rounded to it, exactly. Raises UnsupportedError for what WGSL cannot write (infinities,
-    NaN)."""
+    """A constant of type `t`, rounded to it, exactly."""
     kind = scalar(t)
     if kind in ("i32", "u32"):
         low, high = (-(2**31), 2**31 - 1) if kind == "i32" else (0, 2**32 - 1)
         return f"{t}({int(min(max(value, low), high))}{kind[0]})"
     with np.errstate(over="ignore"):
         number = np.float16(value) if kind == "f16" else np.float32(value)
-    if not np.isfinite(number):
-        raise UnsupportedError(f"the constant {value} has no {kind} literal in WGSL")
+    special = nonfinite(float(number))
+    if special is not None:
+        return f"{t}({special})" if kind == "f32" else f"{t}({kind}({special}))"
     text = str(number)  # the shortest that rounds to it; but Tint rejects text above the largest number
     if abs(float(text)) > float(np.finfo(number).max):
         text = repr(float(number))

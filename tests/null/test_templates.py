@@ -11,7 +11,8 @@ from jinja2 import Environment, meta
 from tests.support import OPS
 
 FOLDER = Path(__file__).resolve().parents[2] / "shaders"
-TEMPLATES = sorted(FOLDER.glob("*.wgsl.j2"))
+LIBRARY = FOLDER / "_library.wgsl.j2"  # functions of numbers, which may have any names and types
+TEMPLATES = sorted({*FOLDER.glob("*.wgsl.j2")} - {LIBRARY})
 SCHEDULES = [t for t in TEMPLATES if not t.name.startswith("_")]
 
 #: Names of ops that a template may say, and why: WGSL's own functions, and English for something else.

@@ -67,8 +67,5 @@ GAPS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
                 "batchNormalization float16 4D NCHW tensor options.scale",
             ),
         },
-        "WGSL has no literal for infinity": {
-            "pad": ("pad float32 2D tensor with options.value as Infinity",),
-        },
     },
 }
