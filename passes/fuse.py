@@ -18,8 +18,9 @@ from gpucompile.ops.categories import Elementwise, Movement, Reduction
 from gpucompile.ops.contraction import Gemm, Matmul
 from gpucompile.ops.conv import Conv2d
 from gpucompile.ops.fused import Fused
-from gpucompile.ops.gather import Scatter
+from gpucompile.ops.gather import Indexed, Scatter
 from gpucompile.ops.movement import Concat, Reshape, Slice
+from gpucompile.ops.scan import ArgMinMax, CumulativeSum
 from gpucompile.passmanager.base import Context, Pass
 
 #: Functions that are too slow to be evaluated again for every tile that reads an operand.
@@ -98,10 +99,12 @@ class Fuse(Pass):
             if node in groups or len(node.outputs) != 1:
                 return
             fits = isinstance(node.op, Elementwise) and node.output.type.shape == value.type.shape
-            before, after = value.type.dtype.bits, node.output.type.dtype.bits
-            if fits and after == 8 and before > 8:
-                pending.append(node)  # anchors cannot store single bytes: taken only if something wider follows
-            elif pending and before == 8 and not (fits and after > 8):
+            before, after = (v.type.dtype.packed(ctx.target.features) for v in (value, node.output))
+            if not _types_fit(group.anchor, node):
+                return
+            if fits and after and not before:
+                pending.append(node)  # anchors cannot store parts of words: taken only if something wider follows
+            elif pending and before and (after or not fits):
                 return
             elif fits:
                 trial = _Group(node, group.anchor, {**group.members, **dict.fromkeys(pending), node: None})
@@ -141,6 +144,8 @@ class Fuse(Pass):
                 continue
             if v.use_count != 1:
                 ctx.remark(node, f"not fused into {group.root.op.name}: {v.use_count} operands read its result")
+                continue
+            if not _types_fit(group.anchor, node):
                 continue
             if isinstance(node.op, Concat) and group.anchor is not None:
                 continue  # operands written side by side are better than a choice at every load
@@ -186,6 +191,13 @@ def _one_to_one(node: Node) -> bool:
 def _reads_often(anchor: Node) -> bool:
     """Whether the anchor reads each operand element many times."""
     return isinstance(anchor.op, (Matmul, Gemm, Conv2d)) or not isinstance(anchor.op, Reduction)
+
+
+def _types_fit(anchor: Node | None, node: Node) -> bool:
+    """Whether the anchor's kernel, which may compute in vectors, can compute `node` too: 64-bit integers have none."""
+    if anchor is None or isinstance(anchor.op, (Reduction, ArgMinMax, CumulativeSum, Indexed)):
+        return True
+    return all(v.type.dtype.bits != 64 for v in (*node.operand_values, node.output))
 
 
 def _slow(node: Node) -> bool:

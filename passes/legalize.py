@@ -2,15 +2,14 @@
 
     reduce_log_sum_exp(x)             m = min(max(reduce_max(x), lowest), highest);  log(reduce_sum(exp(x - m))) + m
     batch_normalization(x, variables) (x - mean) / sqrt(variance + epsilon) * scale + bias, broadcast
-    scatters of 8-bit elements        cast to 32 bits, scatter, cast back
+    scatters of 8-bit elements        cast to 32 bits, scatter, cast back; reductions and pooling too
     layer_, instance_normalization    (x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + bias
     reductions of single elements     (no axes, or extents of 1) -> abs(x), x * x, log(x) or x, reshaped
     gather and scatter by constants   int64 indices -> int32, where all fit
     cast(arg_max(x) as int64)         cast(arg_max(x) as int32), and arg_min
     outputs                           that are inputs, constants or another output -> identity of them
 
-Tensors of a data type outside DTYPES that a node reads or writes are an UnsupportedError: run fold-constants and dce
-first, so that what only served to compute shapes is gone. Linear time.
+Run fold-constants and dce first, so that what only served to compute shapes is gone. Linear time.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpucompile.errors import UnsupportedError
-from gpucompile.ir.graph import Constant, Graph, Node, Value
+from gpucompile.ir.graph import Graph, Node, Value
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType
 from gpucompile.ops import elementwise, reduction
@@ -31,12 +29,10 @@ from gpucompile.ops.gather import Indexed, Scatter
 from gpucompile.ops.logical import Cast
 from gpucompile.ops.movement import Reshape, Transpose
 from gpucompile.ops.normalize import BatchNormalization, InstanceNormalization, LayerNormalization
+from gpucompile.ops.pool import Pool2d
 from gpucompile.ops.scan import ArgMinMax
 from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passmanager.base import Context, Pass
-
-#: The data types that kernels read and write.
-DTYPES = frozenset({DataType.FLOAT32, DataType.FLOAT16, DataType.INT32, DataType.UINT32, DataType.INT8, DataType.UINT8})
 
 
 @dataclass(frozen=True)
@@ -46,19 +42,7 @@ class Legalize(Pass):
     def run(self, graph: Graph, ctx: Context) -> bool:
         changed = rewrite(graph, RULES, ctx)
         changed |= _own_outputs(graph)
-        for node in graph.nodes:
-            if not isinstance(node.op, Constant):
-                _check_types(node)
         return changed
-
-
-def _check_types(node: Node) -> None:
-    for v in (*node.operand_values, *node.outputs):
-        if v.type.dtype not in DTYPES:
-            allowed = ", ".join(sorted(d.value for d in DTYPES))
-            raise UnsupportedError(
-                f"{node!r}: no kernel takes {v.type.dtype.value} tensors yet; cast it to one of {allowed}"
-            )
 
 
 def _own_outputs(graph: Graph) -> bool:
@@ -212,26 +196,29 @@ def narrow_cast(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return graph.add(node.op, places, before=node)
 
 
-def widen_scatter(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """A scatter of 8-bit elements writes single bytes of shared words; in 32 bits it does not."""
-    op, (x, indices, updates) = node.op, node.operand_values
-    if x.type.dtype.bits != 8:
+def widen_bytes(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """A scatter of 8-bit elements writes single bytes of shared words; in 32 bits it does not. The results of
+    reductions and pooling are single elements too."""
+    dtype = node.operand_values[0].type.dtype
+    if dtype.bits != 8 or node.output.type.dtype != dtype:
         return None
-    wide = Cast(DataType.INT32 if x.type.dtype.is_signed else DataType.UINT32)
+    wide = Cast(DataType.INT32 if dtype.is_signed else DataType.UINT32)
 
     def add(op: Op, *inputs: Value) -> Value:
         return graph.add(op, *inputs, before=node)
 
-    return add(Cast(x.type.dtype), add(op, add(wide, x), indices, add(wide, updates)))
+    operands = [add(wide, v) if v.type.dtype == dtype and i != 1 else v for i, v in enumerate(node.operand_values)]
+    return add(Cast(dtype), add(node.op, *operands))
 
 
 RULES: Rules = {
     Cast: (narrow_cast,),
     Indexed: (narrow_indices,),
-    Scatter: (narrow_indices, widen_scatter),
+    Scatter: (narrow_indices, widen_bytes),
     InstanceNormalization: (normalization,),
     LayerNormalization: (normalization,),
-    Reduction: (reduction_of_nothing,),
+    Reduction: (reduction_of_nothing, widen_bytes),
+    Pool2d: (widen_bytes,),
     reduction.ReduceLogSumExp: (reduction_of_nothing, log_sum_exp),
     BatchNormalization: (batch_norm,),
 }

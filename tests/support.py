@@ -56,7 +56,7 @@ Arrays = dict[str, np.ndarray]
 OPS = {name: cls for name, cls in sorted(Op.registry.items()) if cls not in (Constant, Return)}
 
 #: What kernels exist for so far; graphs with other data types are refused with UnsupportedError.
-GPU_TYPES = frozenset({DataType.FLOAT32, DataType.INT32, DataType.UINT32, DataType.INT8, DataType.UINT8})
+GPU_TYPES = frozenset(DataType)
 
 #: Limits as a large discrete GPU has them (through wgpu-native), and as a software adapter has them.
 _LARGE = DEFAULT_LIMITS | {

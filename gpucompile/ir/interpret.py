@@ -23,7 +23,7 @@ def interpret(graph: Graph, inputs: Mapping[str, np.ndarray], watch: Watch | Non
         if v.name not in inputs:
             raise InputError(f"input {v.name} is missing")
         array = np.asarray(inputs[v.name])
-        if TensorType.of(array) != v.type:
+        if array.dtype != v.type.dtype.numpy or array.shape != v.type.shape:
             raise InputError(f"input {v.name} is {TensorType.of(array)}, the graph takes {v.type}")
         env[v] = array
     remaining = {v: v.use_count for n in graph.nodes for v in n.outputs}

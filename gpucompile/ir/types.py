@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,11 @@ class DataType(enum.Enum):
     @property
     def is_signed(self) -> bool:
         return not self.value.startswith("u")
+
+    def packed(self, features: Collection[str]) -> bool:
+        """Whether elements share 32-bit words, so that shaders can only write several at a time; `features` are those
+        of the target."""
+        return self.bits <= 8 or (self is DataType.FLOAT16 and "shader-f16" not in features)
 
     @property
     def numpy(self) -> np.dtype[np.generic]:

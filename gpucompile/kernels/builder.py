@@ -21,9 +21,10 @@ from gpucompile.errors import UnsupportedError, VerificationError
 from gpucompile.ir.graph import Graph, Value
 from gpucompile.ir.index import Index
 from gpucompile.ir.types import DataType
-from gpucompile.kernels.function import LANE, Function, Param, wgsl_type
+from gpucompile.kernels.function import LANE, Function, Param
 from gpucompile.kernels.kernel import Access, Argument, Kernel, Runs, fold_grid
 from gpucompile.kernels.library import called
+from gpucompile.kernels.packed import packed_access
 from gpucompile.kernels.templates import render
 from gpucompile.kernels.view import COMPUTE_TYPE, Storage, View
 from gpucompile.target import Target
@@ -62,13 +63,24 @@ class KernelBuilder:
         slot = self._slots.setdefault(view.storage, _Slot(view.storage, dtype))
         if slot.dtype != dtype:
             raise VerificationError(f"{self.label}: one storage as {slot.dtype.value} and as {dtype.value}")
-        if dtype not in COMPUTE_TYPE:
-            raise UnsupportedError(f"{self.label}: no kernel reads or writes {dtype.value} tensors on a GPU yet")
-        if dtype is DataType.FLOAT16:
-            if "shader-f16" not in self.target.features:
-                raise UnsupportedError(f"{self.label}: float16 needs the feature shader-f16, which the target lacks")
-            self.features.add("shader-f16")
+        self.type_of(dtype, 1)
         return slot
+
+    def packed(self, dtype: DataType) -> bool:
+        """Whether elements share 32-bit words: they can only be written in aligned fours."""
+        return dtype.packed(self.target.features)
+
+    def type_of(self, dtype: DataType, width: int) -> str:
+        """The WGSL type in which `width` elements are computed: float32 for float16 that the target packs."""
+        scalar = COMPUTE_TYPE[dtype]
+        if dtype is DataType.FLOAT16:
+            if self.packed(dtype):
+                scalar = "f32"
+            else:
+                self.features.add("shader-f16")
+        if width == 4 and dtype.bits == 64:
+            raise VerificationError(f"{self.label}: there are no vectors of {dtype.value}")
+        return scalar if width == 1 else f"vec4<{scalar}>"
 
     def read(self, view: View, position: Index, width: int) -> str:
         """An expression that reads `width` neighbours at `position` (elements)."""
@@ -91,7 +103,7 @@ class KernelBuilder:
         if aligned:
             slot.vector_access = True
         if kind == "write" and not aligned:
-            if slot.dtype.bits == 8:  # neighbours share a word: only whole words can be written without a race
+            if self.packed(slot.dtype):  # neighbours share a word: only whole words can be written without a race
                 raise UnsupportedError(f"{self.label}: cannot write single {slot.dtype.value} elements on a GPU yet")
             slot.scalar_store = True
         self._accesses.append((kind, slot, position, width, value))
@@ -100,8 +112,8 @@ class KernelBuilder:
     def _resolve(self, number: int) -> str:
         kind, slot, position, width, value = self._accesses[number]
         name = f"b{list(self._slots).index(slot.storage)}"
-        if slot.dtype.bits == 8:
-            return _bytes_access(kind, name, slot.dtype, position, width, value)
+        if self.packed(slot.dtype):
+            return packed_access(kind, name, slot.dtype, position, width, value)
         vector = slot.vector_access and not slot.scalar_store
         scalar = COMPUTE_TYPE[slot.dtype]
 
@@ -142,7 +154,7 @@ class KernelBuilder:
         if width == 4 and not any(LANE in c.variables for c in coords):
             coords = (*coords[:-1], coords[-1] + Index.var(LANE, 4))
         result = fn.guarded(value, coords, tuple(guards), width, outside)
-        fn.returns(result, wgsl_type(value.type.dtype, width))
+        fn.returns(result, self.type_of(value.type.dtype, width))
         self.functions.append(fn.text())
         return name
 
@@ -163,7 +175,7 @@ class KernelBuilder:
         coords = tuple(coords)
         if width == 4 and not any(LANE in c.variables for c in coords):
             coords = (*coords[:-1], coords[-1] + Index.var(LANE, 4))
-        scalar = source or COMPUTE_TYPE[value.type.dtype]
+        scalar = source or self.type_of(value.type.dtype, 1)
         fn.params.append(f"v: {scalar if width == 1 else f'vec4<{scalar}>'}")
         fn.open_guards(tuple(guards), width)
         result = adjust(fn, "v", coords) if adjust else "v"
@@ -187,7 +199,7 @@ class KernelBuilder:
             access: Access = "read_write" if s in written or shared else "read"
             scalar = COMPUTE_TYPE[slot.dtype]
             element = f"vec4<{scalar}>" if slot.vector_access and not slot.scalar_store else scalar
-            if slot.dtype.bits == 8:
+            if self.packed(slot.dtype):
                 element = "u32"
             declarations.append(f"@group(0) @binding({i}) var<storage, {access}> b{i}: array<{element}>;")
             arguments.append(Argument(s, access, tuple(slot.reads), tuple(slot.writes)))
@@ -208,23 +220,6 @@ class KernelBuilder:
         return Kernel(
             self.label, text, grid, workgroup, tuple(arguments), workgroup_bytes, tuple(sorted(self.features))
         )
-
-
-def _bytes_access(kind: str, name: str, dtype: DataType, position: Index, width: int, value: str) -> str:
-    """8-bit elements, four to a 32-bit word, lowest byte first."""
-    word = f"{name}[{(position // 4).wgsl()}]"
-    if kind == "write":
-        bits = f"bitcast<vec4<u32>>({value})" if dtype.is_signed else value
-        return f"{word} = dot({bits} & vec4<u32>(255u), vec4<u32>(1u, 256u, 65536u, 16777216u));"
-    if width == 4 and position.divisible(4):
-        if dtype.is_signed:
-            return f"(vec4<i32>(bitcast<i32>({word})) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u)"
-        return f"(vec4<u32>({word}) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u)"
-    if width == 4:
-        scalars = [_bytes_access(kind, name, dtype, position + i, 1, value) for i in range(4)]
-        return f"vec4<{COMPUTE_TYPE[dtype]}>({', '.join(scalars)})"
-    source = f"bitcast<i32>({word})" if dtype.is_signed else word
-    return f"extractBits({source}, {(position % 4 * 8).wgsl()}, 8u)"
 
 
 def _runs(view: View, label: str) -> Runs:

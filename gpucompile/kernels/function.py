@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucompile.errors import UnsupportedError, VerificationError
+from gpucompile.errors import VerificationError
 from gpucompile.ir.graph import Constant, Node, Value
 from gpucompile.ir.index import Index
 from gpucompile.ir.types import DataType
-from gpucompile.kernels.view import COMPUTE_TYPE, View
+from gpucompile.kernels.view import View
 from gpucompile.ops.categories import Elementwise, Movement
-from gpucompile.ops.formula import nonfinite
+from gpucompile.ops.formula import literal, nonfinite, retype
 
 if TYPE_CHECKING:
     from gpucompile.kernels.builder import KernelBuilder
@@ -40,6 +40,9 @@ class Function:
         self._count = 0
         self._memo: list[dict[tuple[Value, tuple[Index, ...], int], str]] = [{}]
         self._open = 0
+
+    def type_of(self, dtype: DataType, width: int) -> str:
+        return self.kernel.type_of(dtype, width)
 
     def text(self) -> str:
         arrow = f" -> {self.result}" if self.result else ""
@@ -82,11 +85,11 @@ class Function:
         """`value` at `coords` where the guards hold, else `outside`."""
         if width == 4 and any(not _uniform(g, width) for g in guards):
             lanes = [self.guarded(value, _lane(coords, i), _lane_guards(guards, i), 1, outside) for i in range(4)]
-            return self.let(f"{wgsl_type(value.type.dtype, 4)}({', '.join(lanes)})")
+            return self.let(f"{self.type_of(value.type.dtype, 4)}({', '.join(lanes)})")
         condition = condition_of(guards)
         if condition is None:
             return self.value(value, coords, width)
-        t = wgsl_type(value.type.dtype, width)
+        t = self.type_of(value.type.dtype, width)
         if never(guards):
             return self.let(f"{t}({outside})")
         out = self._variable(f"{t}({outside})")
@@ -98,7 +101,10 @@ class Function:
         coords = _inside(coords, value)
         if width == 4 and not any(LANE in c.variables for c in coords):
             scalar = self.value(value, coords, 1)
-            return self.let(f"{wgsl_type(value.type.dtype, 4)}({scalar})")
+            return self.let(f"{self.type_of(value.type.dtype, 4)}({scalar})")
+        if width == 4 and has_no_vectors(value):
+            t = self.type_of(value.type.dtype, 4)
+            return self._by_lane(t, lambda i: self.value(value, _lane(coords, i), 1))
         key = (value, coords, width)
         for scope in reversed(self._memo):
             if key in scope:
@@ -130,40 +136,41 @@ class Function:
         base, step = _split_lane(position)
         if step == 1:
             return self.let(self.kernel.read(view, base, 4))
-        return self._by_lane(wgsl_type(view.type.dtype, 4), lambda i: self.read(view, _lane(coords, i), 1))
+        return self._by_lane(self.type_of(view.type.dtype, 4), lambda i: self.read(view, _lane(coords, i), 1))
 
     def _by_lane(self, vector: str, one: Callable[[int], str]) -> str:
         return self.let(f"{vector}({', '.join([one(i) for i in range(4)])})")
 
     def _constant(self, value: Value, array: np.ndarray, coords: tuple[Index, ...], width: int) -> str:
-        t = wgsl_type(value.type.dtype, width)
+        t = self.type_of(value.type.dtype, width)
         if array.size != 1:
             raise VerificationError(f"{self.kernel.label}: only scalar constants may stand inside a fused body")
-        x = array.reshape(-1)[0]
-        if value.type.dtype.is_float:
-            return self.let(f"{t}({float_literal(float(x), value.type.dtype)})")
-        return self.let(f"{t}({int(x)})")
+        return self.let(literal(array.reshape(-1)[0].item(), t))
 
     def _elementwise(self, node: Node, coords: tuple[Index, ...], width: int) -> str:
         out = node.output.type
         args = []
         for v in node.operand_values:
             args.append(self.value(v, coords[len(coords) - v.type.rank :], width))
-        t = wgsl_type(node.operand_values[0].type.dtype, width)
-        op = node.op
+        t = self.type_of(node.operand_values[0].type.dtype, width)
+        op, r = node.op, self.type_of(out.dtype, width)
         assert isinstance(op, Elementwise)
-        return self.let(op.wgsl(args, t, wgsl_type(out.dtype, width)))
+        text = op.wgsl(args, t, r)
+        if op.wraps and out.dtype.bits < 32 and not out.dtype.is_float:  # computed in 32 bits
+            u, unused = retype(r, "u32"), 32 - out.dtype.bits
+            text = f"(({text}) << {u}({unused}u)) >> {u}({unused}u)"
+        return self.let(text)
 
     def _movement(self, node: Node, op: Movement, coords: tuple[Index, ...], width: int) -> str:
         types = [v.type for v in node.operand_values]
         pieces = op.pieces(types, node.output.type, coords)
         if width == 4 and not all(_uniform(g, width) for p in pieces for g in p.guards):
-            vector = wgsl_type(node.output.type.dtype, 4)
+            vector = self.type_of(node.output.type.dtype, 4)
             return self._by_lane(vector, lambda i: self.value(node.output, _lane(coords, i), 1))
         pieces = tuple(p for p in pieces if not never(p.guards))  # whose constant coordinates may lie outside
         if len(pieces) == 1 and condition_of(pieces[0].guards) is None:
             return self.value(node.operand_values[pieces[0].operand], pieces[0].coords, width)
-        out = self._variable(f"{wgsl_type(node.output.type.dtype, width)}({_fill_literal(op, node)})")
+        out = self._variable(literal(op.fill, self.type_of(node.output.type.dtype, width)))
         for i, p in enumerate(pieces):
             source = node.operand_values[p.operand]
             condition = condition_of(p.guards)
@@ -250,31 +257,26 @@ class Function:
 # helpers -----------------------------------------------------------------------------------------------------------
 
 
+def has_no_vectors(value: Value) -> bool:
+    """Whether its formula must be computed one by one: 64-bit operands, which are vectors of two words already."""
+    node = value.producer
+    return (
+        node is not None
+        and isinstance(node.op, Elementwise)
+        and any(v.type.dtype.bits == 64 for v in node.operand_values)
+    )
+
+
 def _inside(coords: tuple[Index, ...], value: Value) -> tuple[Index, ...]:
     """Coordinates in `value`: along an axis of extent 1 there is only 0 (also what broadcasting means)."""
     return tuple(Index() if d == 1 else c for c, d in zip(coords, value.type.shape, strict=True))
 
 
-def float_literal(x: float, dtype: DataType = DataType.FLOAT32) -> str:
-    """A WGSL expression that converts to exactly the `dtype` nearest to x; infinity and NaN are library functions."""
+def float_literal(x: float) -> str:
+    """A WGSL expression that is exactly the float32 nearest to x; infinity and NaN are library functions."""
     with np.errstate(over="ignore"):
-        number = float(np.asarray(x, dtype.numpy))
-    special = nonfinite(number)
-    if special is None:
-        return repr(number)
-    return special if dtype is DataType.FLOAT32 else f"{COMPUTE_TYPE[dtype]}({special})"
-
-
-def _fill_literal(op: Movement, node: Node) -> str:
-    dtype = node.output.type.dtype
-    return float_literal(op.fill, dtype) if dtype.is_float else str(int(op.fill))
-
-
-def wgsl_type(dtype: DataType, width: int) -> str:
-    if dtype not in COMPUTE_TYPE:
-        raise UnsupportedError(f"no kernel computes in {dtype.value} on a GPU yet")
-    scalar = COMPUTE_TYPE[dtype]
-    return scalar if width == 1 else f"vec4<{scalar}>"
+        number = float(np.float32(x))
+    return nonfinite(number) or repr(number)
 
 
 def _split_lane(position: Index) -> tuple[Index, int | None]:

@@ -71,7 +71,10 @@ class View:
     def runs(self) -> tuple[int, int, int, int] | None:
         """The bytes it covers as (offset, size, count, stride): `count` equally spaced runs; None if it is not that
         regular."""
-        item = self.type.dtype.bits // 8
+        bits = self.type.dtype.bits
+        if bits < 8:  # several to a byte: only as a whole
+            return (self.offset * bits // 8, self.type.nbytes, 1, 0) if self.contiguous and not self.offset else None
+        item = bits // 8
         axes = sorted(((s, d) for s, d in zip(self.strides, self.type.shape, strict=True) if d > 1), reverse=True)
         merged: list[tuple[int, int]] = []  # (stride, extent), outermost first
         for stride, extent in axes:
@@ -95,12 +98,16 @@ def storage_bytes(type: TensorType) -> int:
     return max(4, (type.nbytes + 3) // 4 * 4)
 
 
-#: The WGSL type a data type is computed in, by data type.
+#: The WGSL type a data type is computed in, by data type. The 64-bit ones are pairs of words, see `library`.
 COMPUTE_TYPE = {
     DataType.FLOAT32: "f32",
     DataType.FLOAT16: "f16",
     DataType.INT32: "i32",
     DataType.UINT32: "u32",
+    DataType.INT64: "Int64",
+    DataType.UINT64: "Uint64",
     DataType.INT8: "i32",
     DataType.UINT8: "u32",
+    DataType.INT4: "i32",
+    DataType.UINT4: "u32",
 }

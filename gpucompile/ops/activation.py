@@ -12,7 +12,7 @@ import numpy as np
 from gpucompile.ir.op import ALL, Constraint
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.categories import Cases, tensor
-from gpucompile.ops.formula import ANY_RANK, SIGNED, Unary, erf, erf_wgsl, literal, scalar
+from gpucompile.ops.formula import ANY_RANK, SIGNED, Unary, erf, erf_wgsl, is_wide, literal, prefix, scalar
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Relu(Unary):
     onnx: ClassVar[str | None] = "Relu"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
     formula: ClassVar[str] = "select({x}, {T}(0), {x} < {T}(0))"
+    formula64: ClassVar[str] = "select({x}, {T}(), i64_negative({x}))"
     exact: ClassVar[bool] = True
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -44,6 +45,10 @@ class Clamp(Unary):
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
         out, x = args[0], args[0]
+        if is_wide(t):
+            low, high = literal(self.min_value, t), literal(self.max_value, t)
+            less = f"{prefix(t)}_less"
+            return f"select(select({x}, {low}, {less}({x}, {low})), {high}, {less}({high}, {x}))"
         largest = 65504.0 if scalar(t) == "f16" else math.inf
         if self.min_value > -largest:
             low = literal(self.min_value, t)

@@ -47,6 +47,9 @@ def broadcast(op: Op, *ins: MaybeType) -> tuple[int, ...]:
 class Elementwise(Op, abstract=True):
     """result[i] = formula(operands[i]), operands broadcast. All operands have one data type unless `infer` differs."""
 
+    #: Whether the formula can leave the range of integers narrower than 32 bits, and then has to wrap around.
+    wraps: ClassVar[bool] = False
+
     def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
         present = [t for t in ins if t is not None]
         if len({t.dtype for t in present}) > 1:
@@ -58,7 +61,8 @@ class Elementwise(Op, abstract=True):
 
         `t` and `r` are constructors, `f32` or `vec4<f32>` and so on, and the formula must be right for scalars and
         vectors alike: write `max({x}, {t}(0.0))`, `select(a, b, condition)`. Arguments may be used more than once
-        (callers pass names, not expressions)."""
+        (callers pass names, not expressions). 64-bit integers are `Int64` and `Uint64`, pairs of words that are never
+        in vectors: only the functions of `shaders/_library.wgsl.j2` compute with them."""
         raise NotImplementedError(f"{type(self).__name__}.wgsl")
 
 
@@ -117,8 +121,8 @@ class Reduction(Op, abstract=True):
         """WGSL: what is done to an element before combining. `t` as in Elementwise.wgsl."""
         return x
 
-    def combine(self, a: str, b: str) -> str:
-        """WGSL: an associative combination of two accumulators."""
+    def combine(self, a: str, b: str, t: str) -> str:
+        """WGSL: an associative combination of two accumulators of type `t`."""
         raise NotImplementedError(f"{type(self).__name__}.combine")
 
     def finish(self, x: str, count: int, t: str) -> str:

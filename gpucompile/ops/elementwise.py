@@ -9,8 +9,23 @@ from typing import ClassVar
 import numpy as np
 
 from gpucompile.ir.op import ALL, Constraint
+from gpucompile.ir.types import DataType
 from gpucompile.ops.categories import Cases, tensor
-from gpucompile.ops.formula import ANY_RANK, SIGNED, Binary, Unary, bits, erf, erf_wgsl, is_nan, retype, scalar
+from gpucompile.ops.formula import (
+    ANY_RANK,
+    SIGNED,
+    Binary,
+    Unary,
+    bits,
+    erf,
+    erf_wgsl,
+    is_integer,
+    is_nan,
+    is_wide,
+    prefix,
+    retype,
+    scalar,
+)
 
 # Binary ------------------------------------------------------------------------------------------------------------
 
@@ -21,6 +36,8 @@ class Add(Binary):
 
     onnx: ClassVar[str | None] = "Add"
     formula: ClassVar[str] = "{a} + {b}"
+    formula64: ClassVar[str] = "add64({a}, {b})"
+    wraps: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -33,6 +50,8 @@ class Sub(Binary):
 
     onnx: ClassVar[str | None] = "Sub"
     formula: ClassVar[str] = "{a} - {b}"
+    formula64: ClassVar[str] = "subtract64({a}, {b})"
+    wraps: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -45,6 +64,8 @@ class Mul(Binary):
 
     onnx: ClassVar[str | None] = "Mul"
     formula: ClassVar[str] = "{a} * {b}"
+    formula64: ClassVar[str] = "multiply64({a}, {b})"
+    wraps: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -57,6 +78,8 @@ class Div(Binary):
 
     onnx: ClassVar[str | None] = "Div"
     formula: ClassVar[str] = "{a} / {b}"
+    formula64: ClassVar[str] = "{I}_divide({a}, {b})"
+    wraps: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -72,6 +95,7 @@ class Max(Binary):
     """The larger one; NaN if either is."""
 
     formula: ClassVar[str] = "max({a}, {b})"
+    formula64: ClassVar[str] = "select({a}, {b}, {I}_less({a}, {b}))"
     exact: ClassVar[bool] = True
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
@@ -86,6 +110,7 @@ class Min(Binary):
     """The smaller one; NaN if either is."""
 
     formula: ClassVar[str] = "min({a}, {b})"
+    formula64: ClassVar[str] = "select({a}, {b}, {I}_less({b}, {a}))"
     exact: ClassVar[bool] = True
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
@@ -97,15 +122,20 @@ class Min(Binary):
 
 @dataclass(frozen=True)
 class Pow(Binary):
-    """a to the power b. A negative base has a result for whole exponents, else NaN; integer exponents are 0 to 31."""
+    """a to the power b. A negative base has a result for whole exponents, else NaN; integers wrap, and a negative
+    power of an integer is 1 / a^|b| rounded toward zero (0 for a = 0)."""
 
     in_f32: ClassVar[bool] = True
+    wraps: ClassVar[bool] = True
     domain: ClassVar[tuple[float, float]] = (0.1, 4.0)
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
         a, b = args
-        if scalar(t) in ("i32", "u32"):
-            return self._squaring(a, b, t)
+        if is_integer(t):
+            if t.startswith("vec4"):
+                lanes = [self.expression((f"{a}.{i}", f"{b}.{i}"), scalar(t), scalar(r)) for i in "xyzw"]
+                return f"{t}({', '.join(lanes)})"
+            return f"{prefix(t) if is_wide(t) else t}_power({a}, {b})"
         u = retype(t, "u32")
         size = f"pow(abs({a}), {b})"  # WGSL's pow knows no negative base
         odd = f"(abs({b} * {t}(0.5) - trunc({b} * {t}(0.5))) == {t}(0.5))"
@@ -113,20 +143,14 @@ class Pow(Binary):
         negative = f"select({nan}, select({size}, -{size}, {odd}), {b} == floor({b}))"
         return f"select(select({size}, {negative}, {a} < {t}(0)), {t}(1), {b} == {t}(0))"
 
-    @staticmethod
-    def _squaring(a: str, b: str, t: str) -> str:
-        """The product of a^(2^i) over the set bits i of b."""
-        factors, square, u = [], a, retype(t, "u32")
-        for i in range(5):
-            factors.append(f"select({t}(1), {square}, (({u}({b}) >> {u}({i}u)) & {u}(1u)) == {u}(1u))")
-            square = f"({square} * {square})"
-        return f"({' * '.join(factors)})"
-
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         a, b = ins
         if a.dtype.kind == "f":
             return np.asarray(np.power(a, b))
-        return np.asarray(np.power(a, np.clip(b, 0, 31)))  # numpy raises for negative ones
+        out = np.power(a, np.maximum(b, 0))  # numpy raises for negative ones
+        odd = b.astype(np.int64) % 2 == 1
+        inverse = np.where(a == 1, 1, np.where((a == -1 if a.dtype.kind == "i" else False), np.where(odd, -1, 1), 0))
+        return np.where(b < 0, inverse.astype(a.dtype), out)
 
     @classmethod
     def cases(cls) -> Cases:
@@ -144,6 +168,8 @@ class Prelu(Binary):
     operands: ClassVar[tuple[str, ...]] = ("input", "slope")
     constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK), "slope": (SIGNED, *ANY_RANK)}
     formula: ClassVar[str] = "select({a}, {a} * {b}, {a} < {T}(0))"
+    formula64: ClassVar[str] = "select({a}, multiply64({a}, {b}), i64_negative({a}))"
+    wraps: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -159,7 +185,7 @@ class Prelu(Binary):
 
 def _keep_nan(chosen: str, args: Sequence[str], t: str) -> str:
     """`chosen` of min or max, but a + b (which is NaN) where a or b is."""
-    if scalar(t) in ("i32", "u32"):
+    if is_integer(t):
         return chosen
     a, b = args
     return f"select({chosen}, {a} + {b}, {is_nan(a, t)} | {is_nan(b, t)})"
@@ -175,6 +201,8 @@ class Abs(Unary):
     onnx: ClassVar[str | None] = "Abs"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
     formula: ClassVar[str] = "abs({x})"
+    formula64: ClassVar[str] = "select({x}, negate64({x}), i64_negative({x}))"
+    wraps: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -188,6 +216,8 @@ class Neg(Unary):
     onnx: ClassVar[str | None] = "Neg"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
     formula: ClassVar[str] = "-{x}"
+    formula64: ClassVar[str] = "negate64({x})"
+    wraps: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -201,6 +231,9 @@ class Sign(Unary):
     onnx: ClassVar[str | None] = "Sign"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
     formula: ClassVar[str] = "select(select({x}, {T}(-1), {x} < {T}(0)), {T}(1), {x} > {T}(0))"
+    formula64: ClassVar[str] = (
+        "select(select({T}(1u, 0u), {x}, all({x} == {T}())), {T}(0xffffffffu), i64_negative({x}))"
+    )
     exact: ClassVar[bool] = True
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -214,6 +247,7 @@ class Identity(Unary):
     onnx: ClassVar[str | None] = "Identity"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, *ANY_RANK)}
     formula: ClassVar[str] = "{x}"
+    formula64: ClassVar[str] = "{x}"
     exact: ClassVar[bool] = True
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -254,6 +288,21 @@ class RoundEven(Unary):
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.rint(ins[0]))
+
+
+@dataclass(frozen=True)
+class RoundFloat16(Unary):
+    """The nearest float16 number, as float32; made by the `emulate-f16` pass."""
+
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (frozenset({DataType.FLOAT32}), *ANY_RANK)}
+    exact: ClassVar[bool] = True
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        return f"half_round4({args[0]})" if t.startswith("vec4") else f"half_round({args[0]})"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return np.asarray(ins[0].astype(np.float16).astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,21 @@ def scalar(t: str) -> str:
     return t[5:-1] if t.startswith("vec") else t
 
 
+def is_wide(t: str) -> bool:
+    """Whether it is a 64-bit integer: a pair of words."""
+    return t in ("Int64", "Uint64")
+
+
+def is_integer(t: str) -> bool:
+    """Whether it is a constructor of integers."""
+    return is_wide(t) or scalar(t) in ("i32", "u32")
+
+
+def prefix(t: str) -> str:
+    """How the names of the library's functions of a 64-bit type begin, where its sign matters."""
+    return "i64" if t == "Int64" else "u64"
+
+
 def retype(t: str, to: str) -> str:
     """The constructor with another scalar type: `vec4<f32>` to u32 -> `vec4<u32>`."""
     return t.replace(scalar(t), to)
@@ -49,6 +64,10 @@ def nonfinite(value: float) -> str | None:
 def literal(value: float, t: str) -> str:
     """A constant of type `t`, rounded to it, exactly."""
     kind = scalar(t)
+    if is_wide(kind):
+        low, high = (-(2**63), 2**63 - 1) if kind == "Int64" else (0, 2**64 - 1)
+        word = int(min(max(value, low), high)) % 2**64
+        return f"{t}({word % 2**32}u, {word // 2**32}u)"
     if kind in ("i32", "u32"):
         low, high = (-(2**31), 2**31 - 1) if kind == "i32" else (0, 2**32 - 1)
         return f"{t}({int(min(max(value, low), high))}{kind[0]})"
@@ -87,6 +106,8 @@ class Formula(Elementwise, abstract=True):
     """An elementwise op whose WGSL is a format string."""
 
     formula: ClassVar[str] = ""
+    #: The same for 64-bit integers: calls of library functions; {I} is i64 or u64.
+    formula64: ClassVar[str] = ""
     #: Computed in float32 even for float16, where constants or intermediate values leave its range.
     in_f32: ClassVar[bool] = False
     #: Whether numpy's result in the operands' own type is exact, so that float64 would change nothing.
@@ -98,7 +119,8 @@ class Formula(Elementwise, abstract=True):
         """`formula` filled in."""
         names = dict(zip(("x",) if len(args) == 1 else ("a", "b", "c"), args, strict=False))
         constants = {k: literal(v, t) for k, v in self.attributes().items() if isinstance(v, (int, float))}
-        return f"({self.formula.format(T=t, R=r, **names, **constants)})"
+        formula = self.formula64 if is_wide(t) else self.formula
+        return f"({formula.format(T=t, R=r, I=prefix(t), **names, **constants)})"
 
     def wgsl(self, args: Sequence[str], t: str, r: str) -> str:
         if not (self.in_f32 and scalar(t) == "f16"):

@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from gpucompile.ir.op import ALL, FLOATS, Constraint
+from gpucompile.ir.literals import limits
+from gpucompile.ir.op import FLOATS, Constraint
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.categories import Cases, Elementwise, broadcast, tensor
-from gpucompile.ops.formula import ANY_RANK, Binary, Unary, bits, is_nan, literal, retype
+from gpucompile.ops.formula import ANY_RANK, Binary, Unary, bits, is_nan, is_wide, literal, prefix, retype
 
 BOOL = frozenset({DataType.UINT8})
 
@@ -35,6 +36,7 @@ class Equal(Comparison):
 
     onnx: ClassVar[str | None] = "Equal"
     formula: ClassVar[str] = "{R}({a} == {b})"
+    formula64: ClassVar[str] = "{R}(all({a} == {b}))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(ins[0] == ins[1])
@@ -45,6 +47,7 @@ class NotEqual(Comparison):
     """a != b"""
 
     formula: ClassVar[str] = "{R}({a} != {b})"
+    formula64: ClassVar[str] = "{R}(any({a} != {b}))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(ins[0] != ins[1])
@@ -56,6 +59,7 @@ class Greater(Comparison):
 
     onnx: ClassVar[str | None] = "Greater"
     formula: ClassVar[str] = "{R}({a} > {b})"
+    formula64: ClassVar[str] = "{R}({I}_less({b}, {a}))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(ins[0] > ins[1])
@@ -67,6 +71,7 @@ class GreaterOrEqual(Comparison):
 
     onnx: ClassVar[str | None] = "GreaterOrEqual"
     formula: ClassVar[str] = "{R}({a} >= {b})"
+    formula64: ClassVar[str] = "{R}(!{I}_less({a}, {b}))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(ins[0] >= ins[1])
@@ -78,6 +83,7 @@ class Lesser(Comparison):
 
     onnx: ClassVar[str | None] = "Less"
     formula: ClassVar[str] = "{R}({a} < {b})"
+    formula64: ClassVar[str] = "{R}({I}_less({a}, {b}))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(ins[0] < ins[1])
@@ -89,6 +95,7 @@ class LesserOrEqual(Comparison):
 
     onnx: ClassVar[str | None] = "LessOrEqual"
     formula: ClassVar[str] = "{R}({a} <= {b})"
+    formula64: ClassVar[str] = "{R}(!{I}_less({b}, {a}))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(ins[0] <= ins[1])
@@ -233,38 +240,56 @@ class Cast(Elementwise):
     """The operand as another data type (WebNN cast). Floats become integers by truncation, and saturate; integers
     become narrower integers modulo 2^bits."""
 
-    constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, *ANY_RANK)}
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (frozenset(DataType), *ANY_RANK)}
     to: DataType = DataType.FLOAT32
 
     def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
-        if self.to not in ALL:
-            self.fail(ins, f"cannot cast to {self.to.value}")
         return (ins[0].with_dtype(self.to),)
 
     def wgsl(self, args: Sequence[str], t: str, r: str) -> str:
         (x,) = args
-        if self.to.is_float or self.to.bits > 8:
+        if is_wide(r):
+            if is_wide(t):
+                return f"{r}({x})"
+            if t in ("f32", "f16"):
+                return f"{prefix(r)}_from_f32(f32({x}))"
+            return f"i64_from_i32({x})" if t == "i32" else f"{r}({x}, 0u)"
+        if is_wide(t):
+            if self.to.is_float:
+                return f"{r}({prefix(t)}_to_f32({x}))"
+            x, t = f"{x}.x", "u32"
+        if self.to.is_float or self.to.bits == 32:
             return f"{r}({x})"
-        shift = retype(r, "u32") + "(24u)"
+        shift = retype(r, "u32") + f"({32 - self.to.bits}u)"
         if "f" in t.replace("vec", ""):
-            low, high = (-128, 127) if self.to is DataType.INT8 else (0, 255)
+            low, high = limits(self.to)
             return f"{r}(clamp({x}, {literal(low, t)}, {literal(high, t)}))"
         return f"(({r}({x}) << {shift}) >> {shift})"
 
     def reference(self, *ins: np.ndarray) -> np.ndarray:
         (x,) = ins
-        if x.dtype.kind != "f" or self.to.is_float:
+        if self.to.is_float:
             return x.astype(self.to.numpy)
-        info = np.iinfo(self.to.value)
-        inside = (x > info.min) & (x < info.max)
-        out = np.where(inside, x, 0).astype(self.to.numpy)
-        out[x >= info.max] = info.max
-        out[x <= info.min] = info.min
-        return np.asarray(out)
+        low, high = limits(self.to)
+        if x.dtype.kind == "f":
+            out = np.where((x > low) & (x < high), x, 0).astype(self.to.numpy)
+            out[x >= high] = high
+            out[x <= low] = low
+            return np.asarray(out)
+        if self.to.bits == 4:
+            return np.asarray((x.astype(np.int64) - low) % 16 + low).astype(self.to.numpy)
+        return x.astype(self.to.numpy)
 
     @classmethod
     def cases(cls) -> Cases:
-        f32, i32, u32, u8, i8 = (DataType.parse(name) for name in ("f32", "i32", "u32", "u8", "i8"))
+        f32, i32, u32, u8, i8, i64, u64 = map(DataType.parse, ("f32", "i32", "u32", "u8", "i8", "i64", "u64"))
         for a, b in ((f32, i32), (i32, f32), (f32, u8), (u8, f32), (i32, u32), (i32, i8), (u32, i32), (f32, f32)):
+            yield cls(b), (tensor(3, 7, dtype=a),)
+            yield cls(b), (tensor(4, 8, dtype=a),)
+        for wide in (i64, u64):
+            for other in (f32, i32, u32, u8, i8, i64, u64):
+                yield cls(wide), (tensor(3, 7, dtype=other),)
+                yield cls(other), (tensor(4, 8, dtype=wide),)
+        for a, b in ((DataType.INT4, f32), (f32, DataType.INT4), (u8, DataType.UINT4), (DataType.UINT4, i32)):
             yield cls(b), (tensor(3, 7, dtype=a),)
             yield cls(b), (tensor(4, 8, dtype=a),)

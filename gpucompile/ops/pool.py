@@ -77,7 +77,7 @@ class Pool2d(Anchor, abstract=True):
         """WGSL: what is done to an element before combining."""
         return x
 
-    def combine(self, a: str, b: str) -> str:
+    def combine(self, a: str, b: str, t: str) -> str:
         """WGSL: accumulator `a` with the mapped element `b`."""
         return f"({a} + {b})"
 
@@ -139,5 +139,5 @@ class MaxPool2d(Pool2d):
         lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
         return np.asarray(self.windows(x, g, lowest).max(axis=(2, 3)))
 
-    def combine(self, a: str, b: str) -> str:
+    def combine(self, a: str, b: str, t: str) -> str:
         return f"max({a}, {b})"

@@ -10,7 +10,7 @@ import numpy as np
 from gpucompile.ir.op import ALL, FLOATS, MAX_RANK, Constraint
 from gpucompile.ir.types import DataType
 from gpucompile.ops.categories import Cases, Reduction, tensor
-from gpucompile.ops.formula import literal, wide
+from gpucompile.ops.formula import is_wide, literal, prefix, wide
 
 ARITHMETIC = ALL - {DataType.INT8, DataType.UINT8}
 
@@ -33,8 +33,8 @@ class Reduce(Reduction, abstract=True):
         out = np.asarray(self.compute(wide(x), axes)).astype(x.dtype, copy=False)
         return out if self.keep_dimensions else out.reshape([d for i, d in enumerate(x.shape) if i not in axes])
 
-    def combine(self, a: str, b: str) -> str:
-        return f"({a} + {b})"
+    def combine(self, a: str, b: str, t: str) -> str:
+        return f"add64({a}, {b})" if is_wide(t) else f"({a} + {b})"
 
     @classmethod
     def cases(cls) -> Cases:
@@ -83,8 +83,8 @@ class ReduceMax(Reduce):
     def compute(self, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         return np.asarray(x.max(axis=axes, keepdims=True))
 
-    def combine(self, a: str, b: str) -> str:
-        return f"max({a}, {b})"
+    def combine(self, a: str, b: str, t: str) -> str:
+        return f"select({a}, {b}, {prefix(t)}_less({a}, {b}))" if is_wide(t) else f"max({a}, {b})"
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class ReduceMin(Reduce):
     def compute(self, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         return np.asarray(x.min(axis=axes, keepdims=True))
 
-    def combine(self, a: str, b: str) -> str:
-        return f"min({a}, {b})"
+    def combine(self, a: str, b: str, t: str) -> str:
+        return f"select({a}, {b}, {prefix(t)}_less({b}, {a}))" if is_wide(t) else f"min({a}, {b})"
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class ReduceProduct(Reduce):
     def compute(self, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         return np.asarray(x.prod(axis=axes, keepdims=True, dtype=x.dtype))
 
-    def combine(self, a: str, b: str) -> str:
-        return f"({a} * {b})"
+    def combine(self, a: str, b: str, t: str) -> str:
+        return f"multiply64({a}, {b})" if is_wide(t) else f"({a} * {b})"
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ class ReduceL1(Reduce):
         return np.asarray(np.abs(x).sum(axis=axes, keepdims=True))
 
     def map(self, x: str, t: str) -> str:
+        if is_wide(t):
+            return f"i64_size({x})" if t == "Int64" else x
         return f"abs({x})"
 
 
@@ -150,7 +152,7 @@ class ReduceSumSquare(Reduce):
         return np.asarray((x * x).sum(axis=axes, keepdims=True))
 
     def map(self, x: str, t: str) -> str:
-        return f"({x} * {x})"
+        return f"multiply64({x}, {x})" if is_wide(t) else f"({x} * {x})"
 
 
 @dataclass(frozen=True)

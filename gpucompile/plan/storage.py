@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from gpucompile.ir.graph import Constant, Graph, Node, Return, Value
 from gpucompile.ir.index import Index, strides_of
 from gpucompile.kernels.schedules import find_anchor
@@ -44,7 +46,9 @@ def assign(graph: Graph, in_place: bool = True) -> Assignment:
     for node in graph.nodes:
         if isinstance(node.op, Constant):
             v = node.output
-            views[v] = View.whole(Storage("weight", storage_bytes(v.type), v.name, array=node.op.value.array), v.type)
+            array = node.op.value.array
+            array = nibbles(array) if v.type.dtype.bits == 4 else array
+            views[v] = View.whole(Storage("weight", storage_bytes(v.type), v.name, array=array), v.type)
     for node in graph.nodes_reversed:
         _place_operands(node, views)
     for node in graph.nodes:
@@ -53,6 +57,12 @@ def assign(graph: Graph, in_place: bool = True) -> Assignment:
     if in_place:
         _share_in_place(graph, out)
     return out
+
+
+def nibbles(array: np.ndarray) -> np.ndarray:
+    """4-bit elements, one a byte, as bytes of two, the first in the low half."""
+    flat = np.append(array.reshape(-1), np.zeros(array.size % 2, array.dtype)).view(np.uint8) & 15
+    return np.asarray(flat[::2] | (flat[1::2] << 4))
 
 
 def _placeable(value: Value, views: dict[Value, View]) -> bool:

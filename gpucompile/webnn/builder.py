@@ -241,7 +241,6 @@ class MLGraphBuilder:
         finally:
             self._graph.set_outputs({})
         _keep_needed(graph)
-        self._check_types(graph)
         inputs = {v.name: MLOperandDescriptor.of(v.type) for v in graph.inputs}
         described = {name: MLOperandDescriptor.of(v.type) for name, v in values.items()}
         bundle = compile(graph, self._context._target)
@@ -254,15 +253,6 @@ class MLGraphBuilder:
     async def build_async(self, outputs: Mapping[str, MLOperand]) -> MLGraph:
         """`build`, awaitable."""
         return self.build(outputs)
-
-    def _check_types(self, graph: Graph) -> None:
-        supported = self._context._data_types
-        for node in graph.nodes:
-            for v in (*node.operand_values, *node.outputs):
-                # constants are the passes' business: small ones fold away, 64-bit indices become 32-bit
-                if v.type.dtype not in supported and v.constant is None:
-                    why = "the device lacks shader-f16" if v.type.dtype is DataType.FLOAT16 else "not yet supported"
-                    raise UnsupportedError(f"build: {node.op.name} has a {v.type.dtype.value} tensor: {why}")
 
 
 def _keep_needed(graph: Graph) -> None:

@@ -20,8 +20,6 @@ from gpucompile.webnn.objects import MLGraph, MLOperandDescriptor, MLTensor
 from gpucompile.webnn.operators import OPERATORS, op_class
 from gpucompile.webnn.validation import DATA_TYPES, array_of, tensor_type
 
-_KERNEL_TYPES = frozenset(DATA_TYPES) - {DataType.INT64, DataType.UINT64}  # what kernels take
-
 
 class ML:
     """The entry point (`navigator.ml`)."""
@@ -73,7 +71,6 @@ class MLContext:
         self._target = Target.of(
             SimpleNamespace(features=device.features, limits=device.limits, info=device.adapter.info)
         )
-        self._data_types = _KERNEL_TYPES - (set() if "shader-f16" in device.features else {DataType.FLOAT16})
         self._max_bytes = min(self._target.limit(f"max-{n}-size") for n in ("storage-buffer-binding", "buffer"))
         self._max_bytes &= -4
         self._alive: weakref.WeakSet[MLTensor | MLGraph] = weakref.WeakSet()
@@ -284,7 +281,7 @@ class MLContext:
 
     def op_support_limits(self) -> dict[str, Any]:
         """What each operator takes: data types and ranks by operand, in the specification's structure (snake_case)."""
-        everything = _limits(frozenset(DATA_TYPES) & self._data_types, 0, MAX_RANK)
+        everything = _limits(frozenset(DATA_TYPES), 0, MAX_RANK)
         result: dict[str, Any] = {
             "preferred_input_layout": "nchw",
             "max_tensor_byte_length": self._max_bytes,
@@ -294,7 +291,7 @@ class MLContext:
             cls = op_class(name)
             if cls is not None:
                 result[name] = self._op_limits(cls)
-        result["split"] = {"input": _limits(frozenset(DATA_TYPES) & self._data_types, 1, MAX_RANK)}
+        result["split"] = {"input": _limits(frozenset(DATA_TYPES), 1, MAX_RANK)}
         return result
 
     def _op_limits(self, cls: type[Op]) -> dict[str, Any]:
@@ -302,7 +299,7 @@ class MLContext:
         for operand in cls.operands:
             name = operand.rstrip("?*")
             dtypes, low, high = cls.constraints.get(name, (frozenset(DATA_TYPES), 0, MAX_RANK))
-            out[name] = _limits(dtypes & self._data_types, low, high)
+            out[name] = _limits(dtypes, low, high)
         return out
 
     # ------------------------------------------------------------------ older spelling

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 import gpucompile.ops  # noqa: F401  (registers all ops)
-from gpucompile.errors import TypeInferenceError, UnsupportedError
+from gpucompile.errors import TypeInferenceError
 from gpucompile.ir.graph import Graph, Return
 from gpucompile.ir.interpret import interpret
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType, TensorType
+from gpucompile.kernels.library import functions
 from gpucompile.ops.activation import Clamp, Relu
 from gpucompile.ops.categories import Elementwise, Reduction, tensor
 from gpucompile.ops.contraction import Matmul
@@ -117,7 +118,21 @@ def evaluate(expression: str, args: dict[str, np.ndarray]) -> np.ndarray:
 
 WGSL_TYPE = {DataType.FLOAT32: "f32", DataType.INT32: "i32", DataType.UINT32: "u32"}
 WGSL_TYPE |= {DataType.UINT8: "u32", DataType.INT8: "i32"}
-ELEMENTWISE = [(op, types) for op, types in CASES if isinstance(op, Elementwise)]
+
+
+def expressible(op: Op, types: tuple[TensorType | None, ...]) -> bool:
+    """Whether it is an expression of 32-bit numbers; functions of the library are tested on an adapter."""
+    values = [*types, *op.result_types(*types)]
+    names = tuple(f"x{i}" for i in range(len(types)))
+    dtypes = [WGSL_TYPE.get(t.dtype) for t in values if t is not None]
+    return (
+        isinstance(op, Elementwise)
+        and all(dtypes)
+        and not set(functions()) & set(re.findall(r"\w+", op.wgsl(names, str(dtypes[0]), str(dtypes[-1]))))
+    )
+
+
+ELEMENTWISE = [(op, types) for op, types in CASES if expressible(op, types)]
 
 
 @pytest.mark.parametrize(("op", "types"), ELEMENTWISE, ids=[i for i, c in zip(IDS, CASES) if c in ELEMENTWISE])
@@ -154,9 +169,6 @@ def test_pow_of_negative_bases_and_zeros() -> None:
     got = evaluate(Pow().wgsl(["a", "b"], "f32", "f32"), {"a": a, "b": b})
     (want,) = run(Pow(), [a, b])
     np.testing.assert_allclose(got, want, rtol=1e-5)
-    x, y = np.array(list(itertools.product([-3, -1, 0, 1, 2, 7], [0, 1, 2, 3, 10, 31])), np.int32).T
-    with np.errstate(over="ignore"):
-        np.testing.assert_array_equal(evaluate(Pow().wgsl(["a", "b"], "i32", "i32"), {"a": x, "b": y}), x**y)
 
 
 @pytest.mark.parametrize(("op", "types"), ELEMENTWISE, ids=[i for i, c in zip(IDS, CASES) if c in ELEMENTWISE])
@@ -177,8 +189,7 @@ def test_float16_formulas_stay_in_range() -> None:
     assert literal(0.1, "vec4<f16>") == "vec4<f16>(0.1h)"
     assert "f16(" not in Erf().wgsl(["x"], "f16", "f16")[4:]  # computed in f32, converted once
     assert Clamp(-1e9, 1e9).wgsl(["x"], "f16", "f16") == "x"
-    with pytest.raises(UnsupportedError, match=r"1e\+09 has no f16 literal|1000000000"):
-        literal(1e9, "f16")
+    assert literal(1e9, "f16") == "f16(f16(infinity()))"
 
 
 @pytest.mark.parametrize("cls", [c for c in OPS if issubclass(c, (Reduction, Pool2d))], ids=lambda c: c.name)
@@ -190,7 +201,7 @@ def test_reduction_formulas_are_the_reference(cls: type[Any]) -> None:
     total = np.float32(float(op.identity) if start is None else start)
     for v in x.reshape(-1):
         mapped = evaluate(op.map("x", "f32"), {"x": v})
-        total = evaluate(op.combine("a", "b"), {"a": total, "b": mapped})
+        total = evaluate(op.combine("a", "b", "f32"), {"a": total, "b": mapped})
     count: Any = "f32(15)" if isinstance(op, Pool2d) else 15
     got = evaluate(op.finish("a", count, "f32"), {"a": total})
     np.testing.assert_allclose(got, run(op, [x])[0].reshape(()), rtol=1e-5)
@@ -325,7 +336,6 @@ ERRORS: list[tuple[Op, tuple[TensorType | None, ...], str]] = [
     (LocalResponseNormalization(0), (tensor(1, 3),), "lrn f32[1,3]: size 0 is less than 1"),
     (LogicalAnd(), (tensor(2), tensor(2)), "logical_and f32[2] x f32[2]: a is float32, allowed: uint8"),
     (Where(), (tensor(2, dtype=DataType.UINT8), tensor(2), tensor(2, dtype=I32)), "data types of true_value and false"),
-    (Cast(DataType.INT4), (tensor(2),), "cast f32[2]: cannot cast to int4"),
 ]
 
 

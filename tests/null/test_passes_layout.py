@@ -9,12 +9,10 @@ import pytest
 
 from gpucompile.errors import UnsupportedError
 from gpucompile.ir.interpret import interpret
-from gpucompile.ir.types import DataType
 from gpucompile.ops.activation import Relu
 from gpucompile.ops.contraction import Gemm, Matmul
 from gpucompile.ops.conv import Conv2d
 from gpucompile.ops.elementwise import Add, Exp, Mul
-from gpucompile.ops.logical import Cast
 from gpucompile.ops.movement import Concat, Pad, Reshape, Slice, Transpose
 from gpucompile.ops.normalize import BatchNormalization, LocalResponseNormalization
 from gpucompile.ops.pool import MaxPool2d
@@ -163,10 +161,3 @@ def test_outputs_get_a_node_of_their_own() -> None:
     x = b.x(3)
     y = b(Exp(), x)
     check(b, "legalize", {"identity": 3, "exp": 1}, x, b.c(2), y, y)
-
-
-def test_data_types_without_kernels() -> None:
-    b = Build()
-    b.graph.set_outputs({"y": b(Cast(DataType.INT64), b.x(3))})
-    with pytest.raises(UnsupportedError, match=r"cast.*int64 tensors.*float16, float32, int32, int8, uint32, uint8"):
-        PassManager("legalize").run(b.graph)

@@ -35,6 +35,11 @@ class Problem:
         return find_anchor(self.body)
 
     @property
+    def has_64_bits(self) -> bool:
+        """Whether it computes with 64-bit integers, which never come in vectors."""
+        return any(v.type.dtype.bits == 64 for node in self.body.nodes for v in (*node.operand_values, *node.outputs))
+
+    @property
     def result(self) -> Value:
         """The value the body returns."""
         (value,) = self.body.outputs

@@ -23,18 +23,23 @@ class Map(Schedule):
     def emit(self, problem: Problem, config: Any) -> list[Kernel]:
         kernel = problem.builder()
         out = problem.result
-        size = out.type.size
-        # 8-bit results are written in whole words, so the last one may hang over the end (storages are padded)
-        width = 4 if size % 4 == 0 or out.type.dtype.bits == 8 else 1
-        count = -(-size // width)
-        coords = numbered(count, out.type.shape, width)
+        size, dtype = out.type.size, out.type.dtype
+        # packed results are written in whole words, so the last one may hang over the end (storages are padded)
+        whole = kernel.packed(dtype)
+        width = 4 if whole or (size % 4 == 0 and dtype.bits < 64) else 1
+        vectors = 2 if dtype.bits == 4 else 1
+        count = -(-size // (width * vectors))
         fn = Function(kernel, "apply", [("i", count)])
-        position = Index.var("i", count) * width + (Index.var(LANE, 4) if width == 4 else 0)
-        value = fn.guarded(out, coords, ((position, 0, size),), width, "0")
-        if position.range[1] < size:
-            fn.write(problem.views[out], value, coords, width, ())
+        values = []
+        for vector in range(vectors):
+            first = Index.var("i", count) * (width * vectors) + vector * 4
+            position = first + Index.var(LANE, 4) if width == 4 else first
+            coords = delinearize(position, out.type.shape)
+            values.append(fn.guarded(out, coords, ((position, 0, size),), width, ""))
+        if whole and (vectors > 1 or size % 4):
+            fn.line(kernel.write(problem.views[out], Index.var("i", count) * (width * vectors), 4, " ".join(values)))
         else:
-            fn.line(kernel.write(problem.views[out], Index.var("i", count) * 4, 4, value))
+            fn.write(problem.views[out], values[0], coords, width, ())
         kernel.functions.append(fn.text())
         threads = threads_for(count, problem.target)
         return [kernel.finish("map", -(-count // threads), (threads, 1, 1), apply="apply", count=count)]

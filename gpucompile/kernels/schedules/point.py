@@ -15,6 +15,7 @@ from gpucompile.kernels.function import LANE, Function
 from gpucompile.kernels.kernel import Kernel
 from gpucompile.kernels.schedules.base import Problem, Schedule, threads_for
 from gpucompile.kernels.view import COMPUTE_TYPE
+from gpucompile.ops.formula import prefix
 from gpucompile.ops.gather import Gather, GatherElements, GatherNd, Indexed, Scatter, ScatterElements
 from gpucompile.ops.resample import Resample2d
 
@@ -100,7 +101,9 @@ def source_coords(fn: Function, node: Node, x: Value, indices: Value, coords: Co
 def position(fn: Function, indices: Value, coords: Coords, extent: int) -> Index:
     """The index at `coords` as a position in an axis of `extent`: never outside."""
     i = fn.value(indices, coords, 1)
-    if COMPUTE_TYPE[indices.type.dtype] == "i32":
+    if indices.type.dtype.bits == 64:
+        i = fn.let(f"{prefix(COMPUTE_TYPE[indices.type.dtype])}_place({i}, {extent}u)")
+    elif COMPUTE_TYPE[indices.type.dtype] == "i32":
         i = fn.let(f"u32(clamp(select({i}, {i} + {extent}i, {i} < 0i), 0i, {extent - 1}i))")
     else:
         i = fn.let(f"min({i}, {extent - 1}u)")
@@ -143,9 +146,10 @@ def every_result(kernel: KernelBuilder, problem: Problem, value: Value, one: Any
     vectors; where there are none, vectors are made of four single elements."""
     shape, size = value.type.shape, value.type.size
     end = problem.result.type.dtype
-    vector = free > 0 and shape[-1] % 4 == 0
-    width = 4 if vector or end.bits == 8 else 1
+    vector = free > 0 and shape[-1] % 4 == 0 and not after_64_bits(value, problem)
+    width = 4 if vector or kernel.packed(end) else 1
     count = -(-size // width)
+    ends_alone = False
     fn = Function(kernel, "apply", [("i", count)])
     if width == 4:
         coords = delinearize(Index.var("i", count) * 4 + Index.var(LANE, 4), shape)
@@ -154,22 +158,32 @@ def every_result(kernel: KernelBuilder, problem: Problem, value: Value, one: Any
     if vector or width == 1:
         result = one(fn, coords, width)
     else:
-        lanes = []
+        lanes, ends_alone = [], bool(size % 4) or after_64_bits(value, problem)
         for lane in range(4):
             at = fn.let(f"min({(Index.var('i', count) * 4 + lane).wgsl()}, {size - 1}u)")
             where = delinearize(Index.var(at, size), shape)
             lanes.append(one(fn, where, 1))
-            if size % 4:
+            if ends_alone:
                 fn.remember(value, where, 1, lanes[-1])
                 lanes[-1] = fn.value(problem.result, where, 1)
-        scalar = COMPUTE_TYPE[end if size % 4 else value.type.dtype]
-        result = fn.let(f"vec4<{scalar}>({', '.join(lanes)})")
-    if size % width == 0:
+        vector_type = kernel.type_of(end if ends_alone else value.type.dtype, 4)
+        result = fn.let(f"{vector_type}({', '.join(lanes)})")
+    if not ends_alone:
         fn.finish_chain(value, result, coords, width, ())
     else:  # 8-bit results hang over the end; storages are padded
         fn.line(kernel.write(problem.views[problem.result], Index.var("i", count) * 4, 4, result))
     kernel.functions.append(fn.text())
     return finish(kernel, problem, count)
+
+
+def after_64_bits(value: Value, problem: Problem) -> bool:
+    """Whether it is a 64-bit integer, or becomes one on the way to the result."""
+    while value.type.dtype.bits != 64:
+        if value is problem.result:
+            return False
+        (node,) = value.users
+        value = node.output
+    return True
 
 
 def finish(kernel: KernelBuilder, problem: Problem, count: int) -> Kernel:

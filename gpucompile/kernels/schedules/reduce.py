@@ -26,6 +26,11 @@ _LIMITS = {
     ("highest", "i32"): "2147483647",
     ("lowest", "u32"): "0",
     ("highest", "u32"): "4294967295",
+    ("lowest", "Int64"): "0u, 0x80000000u",
+    ("highest", "Int64"): "0xffffffffu, 0x7fffffffu",
+    ("lowest", "Uint64"): "",
+    ("highest", "Uint64"): "0xffffffffu, 0xffffffffu",
+    **{(identity, t): word for t in ("Int64", "Uint64") for identity, word in (("0.0", ""), ("1.0", "1u, 0u"))},
 }
 
 
@@ -54,7 +59,8 @@ class Reduce(Schedule):
         kept = [i for i in range(len(shape)) if i not in axes]
         extent = math.prod(shape[a] for a in axes)
         out = node.output.type
-        width = 4 if kept and kept[-1] == len(shape) - 1 and shape[-1] % 4 == 0 else 1
+        vector = kept and kept[-1] == len(shape) - 1 and shape[-1] % 4 == 0 and not problem.has_64_bits
+        width = 4 if vector else 1
         count = out.size // width
         lanes = power_of_two(min(extent, 64 if width == 4 else 256), 256)
         columns = power_of_two(count, max(1, 64 // lanes))
@@ -70,19 +76,19 @@ class Reduce(Schedule):
         scalar, acc = COMPUTE_TYPE[source.type.dtype], accumulator(source.type.dtype)
         t = acc if width == 1 else f"vec4<{acc}>"
         load = kernel.load("load_x", source, [("i", count), ("r", extent)], where, width)
-        result = COMPUTE_TYPE[out.dtype] if width == 1 else f"vec4<{COMPUTE_TYPE[out.dtype]}>"
+        result = kernel.type_of(out.dtype, width)
         store = kernel.store(
             "store_y", node.output, [("i", count)], numbered(count, out.shape, width), width,
             source=acc,
             adjust=lambda fn, v, _: v if acc == scalar else fn.let(f"{result}({v})"),
         )  # fmt: skip
         start = first_value(op.identity, source.type.dtype)
-        item = 4 * width
+        item = max(4, source.type.dtype.bits // 8) * width
         return [
             kernel.finish(
                 "reduce", -(-count // columns), (columns * lanes, 1, 1), columns * lanes * item if lanes > 1 else 0,
                 count=count, columns=columns, lanes=lanes, extent=extent, type=t, start=start, load=load, store=store,
-                mapped=op.map(f"{t}($x)", t), combine=op.combine("$a", "$b"), finish=op.finish("$x", extent, t),
+                mapped=op.map(f"{t}($x)", t), combine=op.combine("$a", "$b", t), finish=op.finish("$x", extent, t),
             )
         ]  # fmt: skip
 

@@ -10,6 +10,8 @@ from gpucompile.kernels.schedules.base import Problem, Schedule, power_of_two
 from gpucompile.kernels.schedules.map import numbered
 from gpucompile.kernels.schedules.reduce import accumulator
 from gpucompile.kernels.view import COMPUTE_TYPE
+from gpucompile.ops.formula import is_wide, prefix
+from gpucompile.ops.logical import Cast
 from gpucompile.ops.scan import ArgMinMax, CumulativeSum
 
 
@@ -37,20 +39,29 @@ class Pick(Schedule):
         extent, count = source.type.shape[op.axis], out.type.size
         lanes = power_of_two(extent, 256)
         columns = power_of_two(count, max(1, 64 // lanes))
+        item = source.type.dtype.bits // 8
         kernel = problem.builder()
         where = line_coords(source.type.shape, op.axis, Index.var("r", extent))
         load = kernel.load("load_x", source, [("i", count), ("r", extent)], where)
+        place = Cast(out.type.dtype).wgsl(("v",), "u32", kernel.type_of(out.type.dtype, 1))
         store = kernel.store(
             "store_y", out, [("i", count)], numbered(count, out.type.shape, 1),
-            source="u32", adjust=lambda fn, v, _: fn.let(f"{COMPUTE_TYPE[out.type.dtype]}({v})"),
+            source="u32", adjust=lambda fn, v, _: fn.let(place),
         )  # fmt: skip
         return [
             kernel.finish(
-                "pick", -(-count // columns), (columns * lanes, 1, 1), columns * lanes * 8,
+                "pick", -(-count // columns), (columns * lanes, 1, 1), columns * lanes * (4 + max(4, item)),
                 count=count, columns=columns, lanes=lanes, extent=extent, type=COMPUTE_TYPE[source.type.dtype],
-                load=load, better=op.better, store=store,
+                load=load, better=better(op, COMPUTE_TYPE[source.type.dtype]), store=store,
             )
         ]  # fmt: skip
+
+
+def better(op: ArgMinMax, t: str) -> str:
+    """WGSL: whether $b is to be preferred to $a."""
+    if is_wide(t):
+        return f"{prefix(t)}_less($a, $b)" if op.better == ">" else f"{prefix(t)}_less($b, $a)"
+    return f"($b {op.better} $a)"
 
 
 class Scan(Schedule):
@@ -72,6 +83,7 @@ class Scan(Schedule):
         where = line_coords(shape, op.axis, (extent - 1) - element if op.reversed else element)
         kernel = problem.builder()
         scalar, acc = COMPUTE_TYPE[source.type.dtype], accumulator(source.type.dtype)
+        item = max(4, source.type.dtype.bits // 8)
         params = [("i", count), ("r", extent)]
         load = kernel.load("load_x", source, params, where)
         store = kernel.store(
@@ -80,8 +92,9 @@ class Scan(Schedule):
         )  # fmt: skip
         return [
             kernel.finish(
-                "scan", -(-count // columns), (columns * lanes, 1, 1), columns * lanes * 4,
+                "scan", -(-count // columns), (columns * lanes, 1, 1), columns * lanes * item,
                 count=count, columns=columns, lanes=lanes, extent=extent, type=acc, exclusive=op.exclusive,
+                combine="add64($a, $b)" if is_wide(acc) else "($a + $b)",
                 load=load, store=store,
             )
         ]  # fmt: skip

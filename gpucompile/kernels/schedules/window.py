@@ -109,7 +109,7 @@ def _fold(kernel: KernelBuilder, node: Node, coords: Coords, count: int, width: 
         "start": start,
         "value": f"{t}({load}(i, k))",
         "mapped": op.map("$x", t),
-        "combine": op.combine("$a", "$b"),
+        "combine": op.combine("$a", "$b", t),
         "finish": op.finish("$x", f"{t}({valid})", t),
     }
 

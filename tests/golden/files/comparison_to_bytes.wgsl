@@ -4,13 +4,13 @@
 
 fn apply(i: u32) {
   let t0 = b0[(i * 4u)];
-  let t1 = f32(0.5);
+  let t1 = f32(0.5f);
   let t2 = (u32(t0 > t1));
   let t3 = b0[(i * 4u + 1u)];
   let t4 = (u32(t3 > t1));
   let t5 = b0[(i * 4u + 2u)];
   let t6 = (u32(t5 > t1));
-  var t7 = u32(0);
+  var t7 = u32();
   if ((i * 4u + 3u) < 15u) {
     let t8 = b0[(i * 4u + 3u)];
     let t9 = (u32(t8 > t1));

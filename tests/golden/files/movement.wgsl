@@ -3,22 +3,22 @@
 @group(0) @binding(1) var<storage, read_write> b1: array<vec4<f32>>;
 
 fn apply(i: u32) {
-  var t0 = f32(0.5);
+  var t0 = f32(0.5f);
   if (((i % 2u) * 4u - 1u) < 5u) {
     let t1 = b0[((i % 2u) * 32u + (i / 2u) - 8u)];
     t0 = t1;
   }
-  var t2 = f32(0.5);
+  var t2 = f32(0.5f);
   if (((i % 2u) * 4u - 1u) < 5u) {
     let t3 = b0[((i % 2u) * 32u + (i / 2u) + 32u)];
     t2 = t3;
   }
-  var t4 = f32(0.5);
+  var t4 = f32(0.5f);
   if (((i % 2u) * 4u + 2u) < 6u) {
     let t5 = b0[((i % 2u) * 32u + (i / 2u) + 8u)];
     t4 = t5;
   }
-  var t6 = f32(0.5);
+  var t6 = f32(0.5f);
   if (((i % 2u) * 4u + 2u) < 6u) {
     let t7 = b0[((i % 2u) * 32u + (i / 2u) + 48u)];
     t6 = t7;
