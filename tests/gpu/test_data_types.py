@@ -1,4 +1,4 @@
-"""Data types that devices lack: 64-bit integers as pairs of words, float16 in float32, 4- and 8-bit integers in words."""
+"""Data types that devices lack: 64-bit integers as pairs of words, float16 in float32, 4 and 8 bits in words."""
 
 from __future__ import annotations
 
