@@ -16,6 +16,7 @@ import re
 import sys
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType, TracebackType
 from typing import Any
@@ -35,6 +36,9 @@ from gpucompile.runtime.recording import Step, public_recorder, raw_calls, raw_r
 
 #: Optional features asked for where the adapter has them (WebGPU names).
 WANTED_FEATURES = ("shader-f16", "subgroups", "timestamp-query")
+
+#: Pipelines that a device keeps for graphs still to come, beside those that are in use.
+MAX_RECENT = 4096
 
 _LOST = re.compile(r"device\]? (is |was )?lost", re.IGNORECASE)
 
@@ -64,6 +68,7 @@ class Device:
         self.api = sys.modules[self.implementation]
         self._modules: weakref.WeakValueDictionary[tuple[str, str], Any] = weakref.WeakValueDictionary()
         self._pipelines: weakref.WeakValueDictionary[tuple[object, ...], Any] = weakref.WeakValueDictionary()
+        self._recent: OrderedDict[tuple[object, ...], Any] = OrderedDict()  # keeps pipelines alive, latest last
         self._layouts: dict[tuple[str, ...], tuple[Any, Any]] = {}
         self._lock = threading.RLock()
         self._lost = ""
@@ -115,6 +120,7 @@ class Device:
         self._closed = True
         self._modules.clear()
         self._pipelines.clear()
+        self._recent.clear()
         self._layouts.clear()
 
     def __enter__(self) -> Device:
@@ -193,7 +199,8 @@ class Device:
     def pipeline(
         self, sha256: str, text: str, accesses: Sequence[str], features: Iterable[str] = (), label: str = ""
     ) -> Any:
-        """The compute pipeline of a shader (without prelude) whose bindings have these accesses; cached."""
+        """The compute pipeline of a shader (without prelude) whose bindings have these accesses. Pipelines in use, and
+        the last MAX_RECENT ones, are shared by all that ask for them."""
         prelude = self.prelude(features)
         key = (sha256, prelude, *accesses)
         with self._lock:
@@ -207,8 +214,12 @@ class Device:
                     layout=self.layout(tuple(accesses))[1],
                     compute={"module": module, "entry_point": "main"},
                 )
-            with self._lock:
-                pipeline = self._pipelines.setdefault(key, pipeline)
+        with self._lock:
+            pipeline = self._pipelines.setdefault(key, pipeline)
+            self._recent[key] = pipeline
+            self._recent.move_to_end(key)
+            if len(self._recent) > MAX_RECENT:
+                self._recent.popitem(last=False)
         return pipeline
 
     def missing(self, requires: Requires) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -290,7 +291,7 @@ def _method(name: str) -> Callable[..., Any]:
 def _about(cls: type[Op] | None) -> str:
     if cls is None:
         return "not implemented yet."
-    options = [*fields_of(cls), *(o.rstrip("?") for o in cls.operands if o.endswith("?"))]
+    options = [*(f.name for f in fields(cls)), *(o.rstrip("?") for o in cls.operands if o.endswith("?"))]
     return f"{cls.__doc__}\n\nOptions: {', '.join(o for o in options if o not in OPERATORS[cls.name])}"
 
 
