@@ -31,7 +31,7 @@ def lean_types(ffi: Any) -> bool:
     """Make a `cffi.FFI` parse the texts of types without declarations that they do not need.
 
     Returns False, and changes nothing, where it is not the cffi that this knows."""
-    parser = getattr(ffi, "_parser", None)
+    parser: Any = getattr(ffi, "_parser", None)
     parse = getattr(parser, "_parse", None)
     if not callable(parse) or not isinstance(getattr(parser, "_declarations", None), dict):
         return False

@@ -245,7 +245,7 @@ class MLGraphBuilder:
         self._check_types(graph)
         inputs = {v.name: MLOperandDescriptor.of(v.type) for v in graph.inputs}
         described = {name: MLOperandDescriptor.of(v.type) for name, v in values.items()}
-        bundle = compile(graph, self._context._target)
+        bundle = compile(graph, self._context._target, pipeline=self._context._pipeline)
         executable = load(bundle, self._context._device)
         self._built = True
         built = MLGraph(self._context, executable, inputs, described)
