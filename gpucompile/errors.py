@@ -39,7 +39,7 @@ class BundleError(GpucompileError, ValueError):
     """A shader bundle that is damaged, has an unknown version, or needs what the device lacks."""
 
 
-class InputError(GpucompileError, ValueError):
+class InputError(GpucompileError, TypeError, ValueError):
     """A run was given a missing, superfluous, wrongly shaped or wrongly typed tensor."""
 
 

@@ -145,7 +145,11 @@ class Scatter(Indexed, abstract=True):
 class ScatterElements(Scatter):
     """The input with element indices[.., i, ..] along `axis` replaced by updates[.., i, ..] (WebNN scatterElements)."""
 
-    constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, 1, MAX_RANK), "indices": (INDICES, 1, MAX_RANK)}
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "input": (ALL, 1, MAX_RANK),
+        "indices": (INDICES, 1, MAX_RANK),
+        "updates": (ALL, 1, MAX_RANK),
+    }
     axis: int = 0
 
     def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:

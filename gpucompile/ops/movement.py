@@ -121,6 +121,7 @@ class Concat(Movement):
     """Operands one after the other along `axis` (WebNN concat)."""
 
     operands: ClassVar[tuple[str, ...]] = ("inputs*",)
+    constraints: ClassVar[dict[str, Constraint]] = {"inputs": (ALL, 1, MAX_RANK)}
     axis: int = 0
 
     def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from gpucompile.errors import DeviceError
+from gpucompile.runtime.startup import prepare
 
 NATIVE_NAMES = {"subgroup": "subgroups"}  # wgpu-native's name -> WebGPU's
 _BACKENDS = {"linux": ("Vulkan",), "darwin": ("Metal",), "win32": ("D3D12", "Vulkan"), "emscripten": ("WebGPU",)}
@@ -60,9 +61,11 @@ def api_of(implementation: str | ModuleType | None) -> ModuleType:
         return implementation
     name = implementation or "wgpu"
     try:
-        return importlib.import_module(name)
+        api = importlib.import_module(name)
     except ImportError as e:
         raise DeviceError(f"the WebGPU implementation {name!r} cannot be imported: {e}. Try: pip install {name}") from e
+    prepare(api)
+    return api
 
 
 def implementation_of(adapter: Any) -> str:

@@ -11,11 +11,13 @@ of calls made without its wrapper. `Device.guard` watches that log too, so that 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType, TracebackType
 from typing import Any
@@ -36,6 +38,10 @@ from gpucompile.runtime.recording import Step, public_recorder, raw_calls, raw_r
 #: Optional features asked for where the adapter has them (WebGPU names).
 WANTED_FEATURES = ("shader-f16", "subgroups", "timestamp-query")
 
+#: Pipelines that a device keeps for graphs still to come, beside those that are in use.
+MAX_RECENT = 4096
+
+_PROBE = "gpucompile-probe"  # name of the threads that look whether a device is lost
 _LOST = re.compile(r"device\]? (is |was )?lost", re.IGNORECASE)
 
 
@@ -64,12 +70,14 @@ class Device:
         self.api = sys.modules[self.implementation]
         self._modules: weakref.WeakValueDictionary[tuple[str, str], Any] = weakref.WeakValueDictionary()
         self._pipelines: weakref.WeakValueDictionary[tuple[object, ...], Any] = weakref.WeakValueDictionary()
+        self._recent: OrderedDict[tuple[object, ...], Any] = OrderedDict()  # keeps pipelines alive, latest last
         self._layouts: dict[tuple[str, ...], tuple[Any, Any]] = {}
         self._lock = threading.RLock()
         self._lost = ""
+        self._lost_callbacks: list[weakref.WeakMethod[Callable[[str], None]]] = []
         self._closed = False
         self._map_mode = "READ_NOSYNC"  # wgpu-py's READ submits once more, which is not needed after a submit of ours
-        _watch(self.implementation)
+        _watch(self)
 
     @staticmethod
     def open(
@@ -115,6 +123,7 @@ class Device:
         self._closed = True
         self._modules.clear()
         self._pipelines.clear()
+        self._recent.clear()
         self._layouts.clear()
 
     def __enter__(self) -> Device:
@@ -142,10 +151,36 @@ class Device:
         """The exception of gpucompile's family that stands for one of wgpu's."""
         text, kind = str(error).strip(), type(error).__name__
         if _LOST.search(text):
-            self._lost = self._lost or text
+            self._lose(text)
             return DeviceLost(f"{doing}: the device {self.name} was lost: {text}")
         what = {"GPUOutOfMemoryError": "out of memory", "GPUValidationError": "rejected by the device"}.get(kind, "")
         return DeviceError(f"{doing}: {what + ': ' if what else ''}{text or kind}")
+
+    def on_lost(self, callback: Callable[[str], None]) -> None:
+        """Have a method called with the reason when the device is found to be lost, from whatever thread finds it. Its
+        object is not kept alive.
+
+        wgpu-py has no `GPUDevice.lost`; a loss is found by the call that fails for it, or by what wgpu logs while it
+        waits for the device."""
+        with self._lock:
+            self._lost_callbacks.append(weakref.WeakMethod(callback))
+        if self._lost:
+            callback(self._lost)
+
+    def _lose(self, reason: str) -> None:
+        with self._lock:
+            if self._lost:
+                return
+            self._lost = reason
+            callbacks, self._lost_callbacks = self._lost_callbacks, []
+        for reference in callbacks:
+            if (callback := reference()) is not None:
+                callback(reason)
+
+    def _probe(self) -> None:
+        """Find out whether the device is the one that wgpu's log calls lost."""
+        with contextlib.suppress(DeviceError), self.guard("looking whether the device is lost"):
+            self.handle.create_buffer(size=4, usage=self.api.BufferUsage.COPY_DST).destroy()
 
     # ------------------------------------------------------------------ shaders
 
@@ -193,7 +228,8 @@ class Device:
     def pipeline(
         self, sha256: str, text: str, accesses: Sequence[str], features: Iterable[str] = (), label: str = ""
     ) -> Any:
-        """The compute pipeline of a shader (without prelude) whose bindings have these accesses; cached."""
+        """The compute pipeline of a shader (without prelude) whose bindings have these accesses. Pipelines in use, and
+        the last MAX_RECENT ones, are shared by all that ask for them."""
         prelude = self.prelude(features)
         key = (sha256, prelude, *accesses)
         with self._lock:
@@ -207,8 +243,12 @@ class Device:
                     layout=self.layout(tuple(accesses))[1],
                     compute={"module": module, "entry_point": "main"},
                 )
-            with self._lock:
-                pipeline = self._pipelines.setdefault(key, pipeline)
+        with self._lock:
+            pipeline = self._pipelines.setdefault(key, pipeline)
+            self._recent[key] = pipeline
+            self._recent.move_to_end(key)
+            if len(self._recent) > MAX_RECENT:
+                self._recent.popitem(last=False)
         return pipeline
 
     def missing(self, requires: Requires) -> list[str]:
@@ -273,26 +313,34 @@ def default_device() -> Device:
 
 class _LogWatch(logging.Handler):
     """Collects errors that wgpu logs for the guards that are open: those of the guard's own thread, and those of
-    wgpu's polling threads."""
+    wgpu's polling threads. When it says that a device was lost, all devices look whether it is them: it says not
+    which."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.guards: set[_Guard] = set()
+        self.devices: weakref.WeakSet[Device] = weakref.WeakSet()
 
     def emit(self, record: logging.LogRecord) -> None:
         polling = type(threading.current_thread()).__name__ == "PollThread"
         for guard in list(self.guards):
             if polling or guard.thread == record.thread:
                 guard.logged.append(record.getMessage())
+        if _LOST.search(record.getMessage()) and record.threadName != _PROBE:
+            for device in list(self.devices):  # not in this thread, which is inside of wgpu
+                if not device.closed:
+                    threading.Thread(target=device._probe, name=_PROBE, daemon=True).start()
 
 
 _watches: dict[str, _LogWatch] = {}
 
 
-def _watch(implementation: str) -> None:
-    if implementation not in _watches:
-        _watches[implementation] = _LogWatch()
-        logging.getLogger(implementation).addHandler(_watches[implementation])
+def _watch(device: Device) -> None:
+    name = device.implementation
+    if name not in _watches:
+        _watches[name] = _LogWatch()
+        logging.getLogger(name).addHandler(_watches[name])
+    _watches[name].devices.add(device)
 
 
 class _Guard:

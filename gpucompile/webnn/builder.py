@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -243,7 +244,7 @@ class MLGraphBuilder:
         _keep_needed(graph)
         inputs = {v.name: MLOperandDescriptor.of(v.type) for v in graph.inputs}
         described = {name: MLOperandDescriptor.of(v.type) for name, v in values.items()}
-        bundle = compile(graph, self._context._target)
+        bundle = compile(graph, self._context._target, pipeline=self._context._pipeline)
         executable = load(bundle, self._context._device)
         self._built = True
         built = MLGraph(self._context, executable, inputs, described)
@@ -280,7 +281,7 @@ def _method(name: str) -> Callable[..., Any]:
 def _about(cls: type[Op] | None) -> str:
     if cls is None:
         return "not implemented yet."
-    options = [*fields_of(cls), *(o.rstrip("?") for o in cls.operands if o.endswith("?"))]
+    options = [*(f.name for f in fields(cls)), *(o.rstrip("?") for o in cls.operands if o.endswith("?"))]
     return f"{cls.__doc__}\n\nOptions: {', '.join(o for o in options if o not in OPERATORS[cls.name])}"
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future, InvalidStateError
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import numpy as np
 
 from gpucompile.errors import ClosedError, InputError, TypeInferenceError, UnsupportedError
-from gpucompile.ir.op import MAX_RANK, Op
-from gpucompile.ir.types import DataType, TensorType
+from gpucompile.ir.types import TensorType
+from gpucompile.passmanager.pipeline import parse_pipeline
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.target import Target
+from gpucompile.webnn import limits
 from gpucompile.webnn.builder import MLGraphBuilder
 from gpucompile.webnn.objects import MLGraph, MLOperandDescriptor, MLTensor
-from gpucompile.webnn.operators import OPERATORS, op_class
+from gpucompile.webnn.readback import Read, Readback
 from gpucompile.webnn.validation import DATA_TYPES, array_of, tensor_type
 
 
@@ -26,17 +28,28 @@ class ML:
 
     def create_context(
         self,
-        device_type: str = "gpu",
+        device_type: Any = "gpu",
         *,
         power_preference: str = "default",
         accelerated: bool = True,
         gpu_device: Any = None,
+        target: Target | None = None,
+        pipeline: str = "default",
     ) -> MLContext:
-        """A context on a GPU (or a software one).
+        """A context on a GPU (or a software one). The options are keyword arguments; a device may come first, as in
+        the specification.
 
-        gpu_device  a `wgpu.GPUDevice` or `gpucompile.Device` to use; it stays its caller's
+        device_type       `gpu`; `cpu` and `npu` are not there yet
+        power_preference  `high-performance` takes discrete GPUs first, `low-power` integrated ones
+        accelerated       False: on a software adapter
+        gpu_device        a `wgpu.GPUDevice` or `gpucompile.Device` to use; it stays its caller's
+        target            what graphs' code may rely on, such as `Target.portable()`; by default all that the device has
+        pipeline          the passes that `build` runs, as in `gpucompile.compile`
 
-        Raises UnsupportedError for `cpu` and `npu`, DeviceError if there is no usable adapter."""
+        Raises UnsupportedError for `cpu` and `npu`, DeviceError if there is no usable adapter, InputError for a target
+        that is more than the device."""
+        if not isinstance(device_type, str):
+            device_type, gpu_device = "gpu", device_type
         if device_type not in ("gpu", "cpu", "npu"):
             raise TypeInferenceError(f"create_context: device_type {device_type!r} is none of gpu, cpu, npu")
         if power_preference not in ("default", "high-performance", "low-power"):
@@ -45,13 +58,18 @@ class ML:
             raise UnsupportedError(
                 f"create_context: device_type {device_type!r} needs OpenVINO, which is not there yet"
             )
+        parse_pipeline(pipeline)  # wrong text fails here, not in every build
         if isinstance(gpu_device, Device):
-            return MLContext(gpu_device)
+            return MLContext(gpu_device, target, pipeline)
         if gpu_device is not None:
-            return MLContext(Device.wrap(gpu_device))
-        if power_preference == "default":
-            return MLContext(default_device())
-        return MLContext(Device.open(power_preference=power_preference), owned=True)
+            return MLContext(Device.wrap(gpu_device), target, pipeline)
+        if power_preference == "default" and accelerated:
+            return MLContext(default_device(), target, pipeline)
+        device = Device.open(
+            power_preference="low-power" if power_preference == "low-power" else "high-performance",
+            prefer=None if accelerated else "software",
+        )
+        return MLContext(device, target, pipeline, owned=True)
 
     async def create_context_async(self, *args: Any, **options: Any) -> MLContext:
         """`create_context`, awaitable."""
@@ -61,21 +79,29 @@ class ML:
 class MLContext:
     """Where tensors live and graphs run. Made by `ML.create_context`.
 
-    lost         a future that gets the reason when the context is destroyed or its device lost
+    lost         a `concurrent.futures.Future` that gets the reason (text) when the context is destroyed or its device
+                 is found to be lost; `asyncio.wrap_future` makes it awaitable
     accelerated  whether hardware does the work
+
+    All methods may be called from several threads; what one thread dispatches, writes and reads happens in that order.
     """
 
-    def __init__(self, device: Device, owned: bool = False) -> None:
+    def __init__(
+        self, device: Device, target: Target | None = None, pipeline: str = "default", owned: bool = False
+    ) -> None:
+        whole = Target.of(SimpleNamespace(features=device.features, limits=device.limits, info=device.adapter.info))
         self._device = device
         self._owned = owned
-        self._target = Target.of(
-            SimpleNamespace(features=device.features, limits=device.limits, info=device.adapter.info)
-        )
+        self._target = target or whole
+        self._pipeline = pipeline
+        _check_target(self._target, whole)
         self._max_bytes = min(self._target.limit(f"max-{n}-size") for n in ("storage-buffer-binding", "buffer"))
         self._max_bytes &= -4
         self._alive: weakref.WeakSet[MLTensor | MLGraph] = weakref.WeakSet()
+        self._readback = Readback(device)
         self._destroyed = False
         self.lost: Future[str] = Future()
+        device.on_lost(self._lose)
 
     @property
     def accelerated(self) -> bool:
@@ -92,16 +118,20 @@ class MLContext:
     # ------------------------------------------------------------------ life
 
     def destroy(self) -> None:
-        """Free its tensors and graphs; using it again is a ClosedError."""
+        """Free its tensors and graphs; reads in flight fail, using it again is a ClosedError."""
         if self._destroyed:
             return
         self._destroyed = True
-        for each in list(self._alive):
-            each.destroy()
+        self._lose("destroyed")
         if self._owned:
             self._device.close()
-        if not self.lost.done():
-            self.lost.set_result("destroyed")
+
+    def _lose(self, reason: str) -> None:
+        with contextlib.suppress(InvalidStateError):  # the first reason counts
+            self.lost.set_result(reason)
+        for each in list(self._alive):
+            each.destroy()
+        self._readback.clear()
 
     def __enter__(self) -> MLContext:
         return self
@@ -112,12 +142,7 @@ class MLContext:
     def _require_open(self) -> None:
         if self._destroyed:
             raise ClosedError("the context was destroyed")
-        try:
-            self._device.require_open()
-        except Exception as e:
-            if not self.lost.done():
-                self.lost.set_result(str(e))
-            raise
+        self._device.require_open()
 
     def _keep(self, each: MLTensor | MLGraph) -> None:
         self._alive.add(each)
@@ -147,8 +172,15 @@ class MLContext:
         """A tensor in a caller's `wgpu.GPUBuffer` of this device, which needs the usages COPY_SRC and COPY_DST. The
         caller keeps owning it."""
         type = self._type(data_type, shape, "import_gpu_buffer")
+        u = self._device.api.BufferUsage
+        if not isinstance(buffer, self._device.api.GPUBuffer):
+            raise TypeInferenceError(f"import_gpu_buffer: {buffer!r} is not a GPUBuffer of {self._device!r}")
+        if getattr(buffer, "_device", self._device.handle) is not self._device.handle:
+            raise TypeInferenceError("import_gpu_buffer: the buffer belongs to another device")
         if buffer.size < _padded(type):
             raise TypeInferenceError(f"import_gpu_buffer: {type} needs {_padded(type)} bytes, there are {buffer.size}")
+        if missing := [n for n in ("COPY_SRC", "COPY_DST") if not buffer.usage & getattr(u, n)]:
+            raise TypeInferenceError(f"import_gpu_buffer: the buffer lacks the usage {', '.join(missing)}")
         tensor = MLTensor(self, type, buffer, bool(readable), bool(writable), owned=False)
         self._keep(tensor)
         return tensor
@@ -184,42 +216,21 @@ class MLContext:
         with self._device.guard(f"writing {tensor!r}"):
             self._device.handle.queue.write_buffer(tensor.gpu_buffer, 0, data)
 
-    def read_tensor(self, tensor: MLTensor, out: np.ndarray | bytearray | memoryview | None = None) -> Any:
+    def read_tensor(self, tensor: MLTensor, out: Any = None) -> Any:
         """The contents of a readable tensor after everything dispatched so far, as a new array; or copied into `out`,
-        an array or buffer of the same number of bytes, which is then returned."""
-        staging, target = self._start_read(tensor, out)
-        try:
-            with self._device.guard(f"reading {tensor!r}"):
-                self._device.map_read(staging, staging.size).sync_wait()
-                return _take(staging, tensor, target, out)
-        finally:
-            staging.destroy()
+        an array or writable buffer of the same number of bytes, which is then returned."""
+        return self._start_read(tensor, out).wait()
 
-    async def read_tensor_async(self, tensor: MLTensor, out: np.ndarray | bytearray | memoryview | None = None) -> Any:
-        """`read_tensor`, without blocking the event loop while the GPU works."""
-        staging, target = self._start_read(tensor, out)
-        try:
-            try:
-                await self._device.map_read(staging, staging.size)
-            except Exception as e:
-                raise self._device.translate(e, f"reading {tensor!r}") from e
-            return _take(staging, tensor, target, out)
-        finally:
-            staging.destroy()
+    def read_tensor_async(self, tensor: MLTensor, out: Any = None) -> Coroutine[Any, Any, Any]:
+        """`read_tensor`, awaitable. What is read is the tensor of the moment of this call, not of the `await`."""
+        return self._start_read(tensor, out).wait_async()
 
-    def _start_read(self, tensor: MLTensor, out: Any) -> tuple[Any, np.ndarray | None]:
+    def _start_read(self, tensor: MLTensor, out: Any) -> Read:
         self._require_open()
         self._check(tensor, "read_tensor")
         if not tensor.readable:
             raise InputError(f"read_tensor: {tensor!r} is not readable")
-        target = None if out is None else _bytes_of(out, tensor)
-        u, handle = self._device.api.BufferUsage, self._device.handle
-        with self._device.guard(f"reading {tensor!r}"):
-            staging = handle.create_buffer(size=_padded(tensor._type), usage=u.COPY_DST | u.MAP_READ)
-            encoder = handle.create_command_encoder()
-            encoder.copy_buffer_to_buffer(tensor.gpu_buffer, 0, staging, 0, staging.size)
-            handle.queue.submit([encoder.finish()])
-        return staging, target
+        return self._readback.start(tensor, out)
 
     def _check(self, tensor: object, where: str) -> None:
         if not isinstance(tensor, MLTensor):
@@ -280,27 +291,9 @@ class MLContext:
     # ------------------------------------------------------------------ limits
 
     def op_support_limits(self) -> dict[str, Any]:
-        """What each operator takes: data types and ranks by operand, in the specification's structure (snake_case)."""
-        everything = _limits(frozenset(DATA_TYPES), 0, MAX_RANK)
-        result: dict[str, Any] = {
-            "preferred_input_layout": "nchw",
-            "max_tensor_byte_length": self._max_bytes,
-            **{name: everything for name in ("input", "constant", "output")},
-        }
-        for name in OPERATORS:
-            cls = op_class(name)
-            if cls is not None:
-                result[name] = self._op_limits(cls)
-        result["split"] = {"input": _limits(frozenset(DATA_TYPES), 1, MAX_RANK)}
-        return result
-
-    def _op_limits(self, cls: type[Op]) -> dict[str, Any]:
-        out = {}
-        for operand in cls.operands:
-            name = operand.rstrip("?*")
-            dtypes, low, high = cls.constraints.get(name, (frozenset(DATA_TYPES), 0, MAX_RANK))
-            out[name] = _limits(dtypes, low, high)
-        return out
+        """What each operator takes and gives here: data types and ranks by operand, in the specification's structure
+        with names in snake_case."""
+        return limits.op_support_limits(frozenset(DATA_TYPES), self._max_bytes)
 
     # ------------------------------------------------------------------ older spelling
 
@@ -326,28 +319,13 @@ def _padded(type: TensorType) -> int:
     return (type.nbytes + 3) // 4 * 4
 
 
-def _limits(dtypes: frozenset[DataType], low: int, high: int) -> dict[str, Any]:
-    return {"data_types": [d.value for d in DATA_TYPES if d in dtypes], "rank_range": {"min": low, "max": high}}
-
-
-def _bytes_of(out: Any, tensor: MLTensor) -> np.ndarray:
-    """A writable view of the bytes of `out`."""
-    if isinstance(out, np.ndarray) and not out.flags.c_contiguous:
-        raise InputError("read_tensor: the array is not contiguous")
-    view = memoryview(out).cast("B")
-    if view.readonly or view.nbytes != tensor._type.nbytes:
-        raise InputError(f"read_tensor: {tensor!r} needs {tensor._type.nbytes} writable bytes, not {view.nbytes}")
-    return np.frombuffer(view, np.uint8)
-
-
-def _take(staging: Any, tensor: MLTensor, target: np.ndarray | None, out: Any) -> Any:
-    type = tensor._type
-    data = np.frombuffer(staging.read_mapped(copy=False), np.uint8)[: type.nbytes]
-    try:
-        if target is not None:
-            target[:] = data
-            return out
-        return data.copy().view(type.dtype.numpy).reshape(type.shape)
-    finally:
-        del data
-        staging.unmap()
+def _check_target(target: Target, whole: Target) -> None:
+    if not isinstance(target, Target):
+        raise InputError(f"create_context: target must be a gpucompile.Target, not {target!r}")
+    lacking = [f"feature {f}" for f in target.features if f not in whole.features]
+    for name, value in target.limits.items():
+        have = whole.limits[name]
+        if value < have if name.startswith("min-") else value > have:
+            lacking.append(f"{name} {value:,} (it has {have:,})")
+    if lacking:
+        raise InputError(f"create_context: the device {whole.name} lacks what the target asks: {', '.join(lacking)}")

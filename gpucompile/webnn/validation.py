@@ -21,6 +21,7 @@ from gpucompile.ir.types import DataType, TensorType
 DATA_TYPES = tuple(d for d in DataType if d in ALL)
 _NAMES = {d.value: d for d in DATA_TYPES}
 _MAX_LONG = 2**32 - 1
+_MAX_DIMENSION = 2**31 - 1  # "valid dimension"
 
 
 def data_type(value: object, where: str) -> DataType:
@@ -52,6 +53,8 @@ def check_size(type: TensorType, limit: int, where: str) -> None:
     for i, d in enumerate(type.shape):
         if d < 1:
             raise TypeInferenceError(f"{where}: dimension {i} is {d}; empty tensors are not allowed")
+        if d > _MAX_DIMENSION:
+            raise TypeInferenceError(f"{where}: dimension {i} is {d:,}, above {_MAX_DIMENSION:,}")
     if type.nbytes > limit:
         raise TypeInferenceError(f"{where}: {type} takes {type.nbytes:,} bytes, above the limit of {limit:,}")
 
@@ -134,15 +137,20 @@ def attribute(hint: Any, value: object, where: str, finite: bool = True) -> Any:
 
 
 def array_of(value: Any, type: TensorType, where: str) -> np.ndarray:
-    """A new array of this type from an array, or from bytes in row-major order."""
+    """A new array of this type from an array, or from bytes in row-major order: whatever has the buffer protocol, or a
+    uint8 array."""
     dtype = type.dtype.numpy
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        raw = bytes(value)
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 != dtype and value.nbytes == type.nbytes:
+        value = value.tobytes()
+    if not isinstance(value, (np.ndarray, np.generic)):
+        try:
+            raw = memoryview(value).tobytes()
+        except TypeError:
+            found = value.__class__.__name__
+            raise TypeInferenceError(f"{where}: a numpy array or bytes are wanted, not {found}") from None
         if len(raw) != type.nbytes:
             raise TypeInferenceError(f"{where}: {len(raw)} bytes given, {type} takes {type.nbytes}")
         return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype).reshape(type.shape)
-    if not isinstance(value, (np.ndarray, np.generic)):
-        raise TypeInferenceError(f"{where}: a numpy array or bytes are wanted, not {value.__class__.__name__}")
     if value.dtype == np.bool_:
         value = value.astype(np.uint8)
     if type.dtype is DataType.FLOAT16 and value.dtype == np.uint16:
