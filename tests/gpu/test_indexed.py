@@ -56,12 +56,14 @@ def test_constant_indices_of_64_bits(device: gpucompile.Device, pipeline: str) -
     both(device, graph, {"x": X}, pipeline)
 
 
-def test_indices_that_do_not_fit_32_bits_are_refused() -> None:
+@pytest.mark.parametrize("pipeline", ["none", "default"])
+def test_indices_that_do_not_fit_32_bits(device: gpucompile.Device, pipeline: str) -> None:
     graph = Graph()
-    x = graph.add_input("x", TensorType.of(X))
-    graph.set_outputs({"y": graph.add(Gather(1), x, graph.constant(np.array([1 << 40], np.int64)))})
-    with pytest.raises(gpucompile.UnsupportedError, match="int64"):
-        gpucompile.compile(graph)
+    x, i = graph.add_input("x", TensorType.of(X)), graph.add_input("i", TensorType(DataType.INT64, (6,)))
+    far = graph.constant(np.array([1 << 40, -(1 << 40), 2], np.int64))
+    graph.set_outputs({"y": graph.add(Gather(1), x, far), "z": graph.add(Gather(0), x, i)})
+    feeds = {"x": X, "i": np.array([0, -1, 1 << 32, 2 - (1 << 32), 1, (1 << 63) - 1], np.int64)}
+    both(device, graph, feeds, pipeline)
 
 
 @pytest.mark.parametrize("pipeline", ["none", "default"])
