@@ -31,6 +31,7 @@ from gpucompile.runtime.adapters import (
     name_of,
     webgpu_names,
 )
+from gpucompile.runtime.buffers import watch_destroy
 from gpucompile.runtime.checks import check_requires
 from gpucompile.runtime.format import Requires
 from gpucompile.runtime.recording import Step, public_recorder, raw_calls, raw_recorder
@@ -78,6 +79,10 @@ class Device:
         self._closed = False
         self._map_mode = "READ_NOSYNC"  # wgpu-py's READ submits once more, which is not needed after a submit of ours
         _watch(self)
+        with self.guard("trying the device"):
+            probe = handle.create_buffer(size=4, usage=self.api.BufferUsage.COPY_DST)
+        watch_destroy(type(probe))
+        probe.destroy()
 
     @staticmethod
     def open(

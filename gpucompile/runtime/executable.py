@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Container, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -124,9 +124,51 @@ class Executable:
 
     def dispatch(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Run once on GPU buffers by port name, without waiting: the queue orders it. The buffers hold whole 32-bit
-        words; names, sizes and usages are the caller's business, nothing is checked."""
+        words; names, sizes and usages are the caller's business, nothing is checked. Shaders work on the buffers
+        themselves where these have the usage STORAGE and a multiple of 16 bytes; else they are copied."""
+        given, taken = [inputs[p.name] for p in self.inputs], [outputs[p.name] for p in self.outputs]
         with self._lock:
-            self._open_player().submit([inputs[p.name] for p in self.inputs], [outputs[p.name] for p in self.outputs])
+            self._open_player().start([None] * len(given), given, taken)
+
+    def run_bound(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Run once on arrays and GPU buffers: every input is either, `outputs` has a GPU buffer for some. Returns the
+        other outputs as arrays by name, after waiting for them; with none of these it does not wait.
+
+        Arrays are checked as in `run`, buffers as in `dispatch`."""
+        player, staging = self._start_bound(inputs, outputs)
+        if staging is None:
+            return {}
+        try:
+            result: dict[str, Array] = player.finish(staging, lambda data: self._unpack(data, outputs))
+        except Exception:
+            self._open_player()
+            raise
+        return result
+
+    async def run_bound_async(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Array]:
+        """`run_bound`, without blocking the event loop."""
+        player, staging = self._start_bound(inputs, outputs)
+        if staging is None:
+            return {}
+        try:
+            result: dict[str, Array] = await player.finish_async(staging, lambda data: self._unpack(data, outputs))
+        except Exception:
+            self._open_player()
+            raise
+        return result
+
+    def _start_bound(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> tuple[Player, Any]:
+        buffers = [v if hasattr(v, "usage") else None for v in (inputs.get(p.name) for p in self.inputs)]
+        arrays = self._check(inputs, {p.name for p, b in zip(self.inputs, buffers, strict=True) if b is not None})
+        with self._lock:
+            player = self._open_player()
+            return player, player.start(arrays, buffers, [outputs.get(p.name) for p in self.outputs])
+
+    def copied_bytes(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int:
+        """How many bytes `dispatch` on these buffers copies because shaders cannot work on them."""
+        given, taken = [inputs.get(p.name) for p in self.inputs], [outputs.get(p.name) for p in self.outputs]
+        with self._lock:
+            return self._open_player().bindings.copied_bytes(given, taken)
 
     def profile(self, inputs: Mapping[str, Any], repeat: int = 1) -> list[tuple[str, float]]:
         """Label and seconds of every step, measured on the device by timestamps around `repeat` dispatches of it.
@@ -134,10 +176,10 @@ class Executable:
         Each step is a pass of its own, so overlaps between steps do not show. DeviceError without timestamp-query."""
         arrays = self._check(inputs)
         with self._lock:
-            seconds = self._open_player().profile(arrays, repeat)
+            seconds = self._open_player().profile([a for a in arrays if a is not None], repeat)
         return [(step.label, s) for step, s in zip(self.plan.steps, seconds, strict=True)]
 
-    def _start(self, arrays: list[Array]) -> tuple[Player, Any]:
+    def _start(self, arrays: list[Array | None]) -> tuple[Player, Any]:
         with self._lock:
             player = self._open_player()
             return player, player.start(arrays)
@@ -183,17 +225,18 @@ class Executable:
         ports = ", ".join(f"{p.name}: {p.dtype}{list(p.shape)}" for p in self.inputs)
         return f"expected {ports}" if ports else "this graph has no inputs"
 
-    def _check(self, inputs: Mapping[str, Any]) -> list[Array]:
+    def _check(self, inputs: Mapping[str, Any], but: Collection[str] = ()) -> list[Array | None]:
+        """The arrays in the order of the ports, None for the ports in `but`."""
         if not isinstance(inputs, Mapping):
             raise InputError(f"inputs must be a dict by name, not {type(inputs).__name__}; {self._expected()}")
         for name in inputs:
             if not any(p.name == name for p in self.inputs):
                 raise InputError(f"there is no input {name!r}; {self._expected()}")
-        arrays = []
+        arrays: list[Array | None] = []
         for port in self.inputs:
             if port.name not in inputs:
                 raise InputError(f"input {port.name!r} is missing; {self._expected()}")
-            arrays.append(self._pack(port, inputs[port.name]))
+            arrays.append(None if port.name in but else self._pack(port, inputs[port.name]))
         return arrays
 
     def _pack(self, port: Port, value: Any) -> Array:
@@ -218,9 +261,11 @@ class Executable:
             array = np.concatenate((array.reshape(-1).view(np.uint8), np.zeros(-array.nbytes % 4, np.uint8)))
         return array
 
-    def _unpack(self, data: Any) -> dict[str, Array]:
+    def _unpack(self, data: Any, but: Container[str] = ()) -> dict[str, Array]:
         result: dict[str, Array] = {}
         for port, offset, count, dtype in self._outputs:
+            if port.name in but:
+                continue
             if port.dtype in ("int4", "uint4"):
                 nibbles = np.frombuffer(data, np.uint8, (count + 1) // 2, offset)
                 result[port.name] = _unpack_nibbles(nibbles, count, port.dtype == "int4").reshape(port.shape)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpucompile.errors import DeviceError
+from gpucompile.runtime.binding import Bindings
 from gpucompile.runtime.bundle import BundleLike
 from gpucompile.runtime.checks import port_bytes
 from gpucompile.runtime.device import Device
@@ -52,7 +53,9 @@ class Player:
             self._upload(bundle, progress)
             pipelines = self._create_pipelines(bundle, progress)
             self.steps: list[Step] = self._create_groups(pipelines)
-            self._records = [device.recorder(part) for part in _parts(self.steps, submits)]
+            self._submits = submits
+            self._records = self._record({})
+            self.bindings = Bindings(device, plan, self._buffers, self._group, self._record)
             self._spare.append(self._create_staging())
         except BaseException:
             self.close()
@@ -118,46 +121,79 @@ class Player:
         return out
 
     def _create_groups(self, pipelines: _Pipelines) -> list[Step]:
-        device, buffers = self.device, self._buffers
-        create, out = device.handle.create_bind_group, []
-        with device.guard("creating bind groups"):
-            for step in self.plan.steps:
+        out = []
+        with self.device.guard("creating bind groups"):
+            for i, step in enumerate(self.plan.steps):
                 accesses = tuple(b.access for b in step.bindings)
-                entries = [
-                    {"binding": i, "resource": {"buffer": buffers[b.buffer], "offset": b.offset, "size": b.size}}
-                    for i, b in enumerate(step.bindings)
-                ]
-                group = create(layout=device.layout(accesses)[0], entries=entries)
-                out.append((pipelines[step.shader, accesses], group, *step.grid))
+                out.append((pipelines[step.shader, accesses], self._group(i, self._buffers), *step.grid))
         return out
+
+    def _group(self, number: int, buffers: Sequence[Any]) -> Any:
+        """The bind group of a step with these buffers in the places of the plan's."""
+        bindings = self.plan.steps[number].bindings
+        entries = [
+            {"binding": i, "resource": {"buffer": buffers[b.buffer], "offset": b.offset, "size": b.size}}
+            for i, b in enumerate(bindings)
+        ]
+        layout = self.device.layout(tuple(b.access for b in bindings))[0]
+        return self.device.handle.create_bind_group(layout=layout, entries=entries)
+
+    def _record(self, groups: Mapping[int, Any]) -> list[Callable[[Any], None]]:
+        """Recorders of all steps, some of them with other bind groups."""
+        steps = [(step[0], groups[i], *step[2:]) if i in groups else step for i, step in enumerate(self.steps)]
+        return [self.device.recorder(part) for part in _parts(steps, self._submits)]
 
     # ------------------------------------------------------------------ runs
 
-    def start(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
-        """Submit a run and return its staging buffer; `arrays` are the inputs in order: contiguous, whole words."""
+    def start(
+        self, arrays: Sequence[npt.NDArray[Any] | None], inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()
+    ) -> Any:
+        """Submit a run and return the staging buffer that gets its outputs, None if there is nothing to read.
+
+        `arrays` are the inputs in order: contiguous, whole words; None where `inputs` gives a GPU buffer instead.
+        `outputs` are GPU buffers to write to, None (or no list) for what is to be read."""
         plan, buffers, handle = self.plan, self._buffers, self.device.handle
-        staging = self._spare.pop() if self._spare else self._create_staging()
-        self._flying.add(staging)
+        outputs = outputs or (None,) * len(plan.outputs)
+        read = {p.buffer for p, b in zip(plan.outputs, outputs, strict=True) if b is None}
+        staging = None
+        if read:
+            staging = self._spare.pop() if self._spare else self._create_staging()
+            self._flying.add(staging)
         try:
             with self.device.guard("running the plan"):
                 write = handle.queue.write_buffer
                 for port, array in zip(plan.inputs, arrays, strict=True):
-                    if array.nbytes:
+                    if array is not None and array.nbytes:
                         write(buffers[port.buffer], 0, array)
                 encoder = handle.create_command_encoder()
-                encoder = self._dispatch(encoder)
+                if inputs or len(read) < len(self.places):
+                    encoder = self._bound(encoder, inputs or (None,) * len(plan.inputs), outputs)
+                else:
+                    encoder = self._dispatch(encoder, self._records)
                 for buffer, offset, size in self.places.values():
-                    encoder.copy_buffer_to_buffer(buffers[buffer], 0, staging, offset, size)
+                    if buffer in read:
+                        encoder.copy_buffer_to_buffer(buffers[buffer], 0, staging, offset, size)
                 handle.queue.submit([encoder.finish()])
         except BaseException:
-            self._drop(staging)
+            if staging is not None:
+                self._drop(staging)
             raise
         return staging
 
-    def _dispatch(self, encoder: Any) -> Any:
+    def _bound(self, encoder: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+        """Record a run on callers' buffers; returns the encoder that is still open."""
+        bound = self.bindings.bind(inputs, outputs)
+        for source, target, size in bound.copies_in:
+            encoder.copy_buffer_to_buffer(source, 0, target, 0, size)
+        encoder = self._dispatch(encoder, bound.records)
+        for source, target, size in bound.copies_out:
+            encoder.copy_buffer_to_buffer(source, 0, target, 0, size)
+        return encoder
+
+    def _dispatch(self, encoder: Any, records: Sequence[Callable[[Any], None]]) -> Any:
         """Record all steps; returns the encoder that is still open."""
         handle = self.device.handle
-        for i, record in enumerate(self._records):
+        for i, record in enumerate(records):
             if i:  # the device starts on what was recorded so far
                 handle.queue.submit([encoder.finish()])
                 encoder = handle.create_command_encoder()
@@ -165,19 +201,6 @@ class Player:
             record(compute_pass)
             compute_pass.end()
         return encoder
-
-    def submit(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        """Submit a run on GPU buffers of whole words, one for every port in order; it does not wait. What is dispatched
-        on the queue later sees the results."""
-        plan, buffers, handle = self.plan, self._buffers, self.device.handle
-        with self.device.guard("running the plan"):
-            encoder = handle.create_command_encoder()
-            for port, source in zip(plan.inputs, inputs, strict=True):
-                encoder.copy_buffer_to_buffer(source, 0, buffers[port.buffer], 0, port_bytes(port))
-            encoder = self._dispatch(encoder)
-            for port, target in zip(plan.outputs, outputs, strict=True):
-                encoder.copy_buffer_to_buffer(buffers[port.buffer], 0, target, 0, port_bytes(port))
-            handle.queue.submit([encoder.finish()])
 
     def finish(self, staging: Any, read: Callable[[Any], Any]) -> Any:
         """Wait for a run and return `read(bytes)` of its mapped staging buffer; `read` must copy what it keeps."""
@@ -226,6 +249,8 @@ class Player:
             buffer.destroy()
         self._buffers, self._spare, self.steps = [], [], []
         self._records = []
+        if hasattr(self, "bindings"):
+            self.bindings.clear()
 
     # ------------------------------------------------------------------ profiling
 

@@ -195,7 +195,7 @@ class MLContext:
         u = self._device.api.BufferUsage
         with self._device.guard(f"creating a tensor {type}"):
             buffer = self._device.handle.create_buffer(
-                label=f"tensor {type}", size=_padded(type), usage=u.STORAGE | u.COPY_SRC | u.COPY_DST
+                label=f"tensor {type}", size=_padded(type, 16), usage=u.STORAGE | u.COPY_SRC | u.COPY_DST
             )
         tensor = MLTensor(self, type, buffer, **options)
         self._keep(tensor)
@@ -314,9 +314,9 @@ class MLContext:
         return self.read_tensor(buffer, out)
 
 
-def _padded(type: TensorType) -> int:
-    """Bytes of a buffer for it: whole words."""
-    return (type.nbytes + 3) // 4 * 4
+def _padded(type: TensorType, unit: int = 4) -> int:
+    """Bytes of a buffer for it: whole words, or whole vectors, which graphs can use without a copy."""
+    return (type.nbytes + unit - 1) // unit * unit
 
 
 def _check_target(target: Target, whole: Target) -> None:
