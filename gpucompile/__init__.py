@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gpucompile.plan.bundle import Bundle, Report
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import Executable, load
+    from gpucompile.session import InferenceSession, IOBinding, SessionOptions, Tensor
     from gpucompile.target import Target
 
 __version__ = "0.1.0"
@@ -45,12 +46,16 @@ __all__ = [
     "DeviceLost",
     "Executable",
     "GpucompileError",
+    "IOBinding",
+    "InferenceSession",
     "InputError",
     "ModelError",
     "ParseError",
     "PassError",
     "Report",
+    "SessionOptions",
     "Target",
+    "Tensor",
     "TypeInferenceError",
     "UnsupportedError",
     "VerificationError",
@@ -62,7 +67,11 @@ _HOMES = {
     "Bundle": "plan.bundle",
     "Device": "runtime.device",
     "Executable": "runtime.executable",
+    "IOBinding": "session",
+    "InferenceSession": "session",
     "Report": "plan.bundle",
+    "SessionOptions": "session",
+    "Tensor": "session",
     "Target": "target",
     "compile": "compiler",
     "load": "runtime.executable",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -130,39 +130,47 @@ class Executable:
         with self._lock:
             self._open_player().start([None] * len(given), given, taken)
 
-    def run_bound(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Array]:
+    def run_bound(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
+    ) -> dict[str, Array]:
         """Run once on arrays and GPU buffers: every input is either, `outputs` has a GPU buffer for some. Returns the
-        other outputs as arrays by name, after waiting for them; with none of these it does not wait.
+        others (those in `read`, if given) as arrays by name, after waiting for them; with none it does not wait.
 
         Arrays are checked as in `run`, buffers as in `dispatch`."""
-        player, staging = self._start_bound(inputs, outputs)
+        player, staging, ports = self._start_bound(inputs, outputs, read)
         if staging is None:
             return {}
         try:
-            result: dict[str, Array] = player.finish(staging, lambda data: self._unpack(data, outputs))
+            result: dict[str, Array] = player.finish(staging, lambda data: self._unpack(data, ports))
         except Exception:
             self._open_player()
             raise
         return result
 
-    async def run_bound_async(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Array]:
+    async def run_bound_async(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
+    ) -> dict[str, Array]:
         """`run_bound`, without blocking the event loop."""
-        player, staging = self._start_bound(inputs, outputs)
+        player, staging, ports = self._start_bound(inputs, outputs, read)
         if staging is None:
             return {}
         try:
-            result: dict[str, Array] = await player.finish_async(staging, lambda data: self._unpack(data, outputs))
+            result: dict[str, Array] = await player.finish_async(staging, lambda data: self._unpack(data, ports))
         except Exception:
             self._open_player()
             raise
         return result
 
-    def _start_bound(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> tuple[Player, Any]:
+    def _start_bound(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None
+    ) -> tuple[Player, Any, set[str]]:
+        ports = {p.name for p in self.outputs if p.name not in outputs and (read is None or p.name in read)}
         buffers = [v if hasattr(v, "usage") else None for v in (inputs.get(p.name) for p in self.inputs)]
         arrays = self._check(inputs, {p.name for p, b in zip(self.inputs, buffers, strict=True) if b is not None})
         with self._lock:
             player = self._open_player()
-            return player, player.start(arrays, buffers, [outputs.get(p.name) for p in self.outputs])
+            targets = [outputs.get(p.name) for p in self.outputs]
+            return player, player.start(arrays, buffers, targets, ports), ports
 
     def copied_bytes(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int:
         """How many bytes `dispatch` on these buffers copies because shaders cannot work on them."""
@@ -261,10 +269,10 @@ class Executable:
             array = np.concatenate((array.reshape(-1).view(np.uint8), np.zeros(-array.nbytes % 4, np.uint8)))
         return array
 
-    def _unpack(self, data: Any, but: Container[str] = ()) -> dict[str, Array]:
+    def _unpack(self, data: Any, names: Collection[str] | None = None) -> dict[str, Array]:
         result: dict[str, Array] = {}
         for port, offset, count, dtype in self._outputs:
-            if port.name in but:
+            if names is not None and port.name not in names:
                 continue
             if port.dtype in ("int4", "uint4"):
                 nibbles = np.frombuffer(data, np.uint8, (count + 1) // 2, offset)

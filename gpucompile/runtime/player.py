@@ -11,7 +11,7 @@ so `start` of one run may follow `start` of another before it is finished.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
@@ -146,15 +146,21 @@ class Player:
     # ------------------------------------------------------------------ runs
 
     def start(
-        self, arrays: Sequence[npt.NDArray[Any] | None], inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()
+        self,
+        arrays: Sequence[npt.NDArray[Any] | None],
+        inputs: Sequence[Any] = (),
+        outputs: Sequence[Any] = (),
+        wanted: Collection[str] | None = None,
     ) -> Any:
         """Submit a run and return the staging buffer that gets its outputs, None if there is nothing to read.
 
         `arrays` are the inputs in order: contiguous, whole words; None where `inputs` gives a GPU buffer instead.
-        `outputs` are GPU buffers to write to, None (or no list) for what is to be read."""
+        `outputs` are GPU buffers to write to, None (or no list) for what is to be read; `wanted`, if given, names what
+        is read of these."""
         plan, buffers, handle = self.plan, self._buffers, self.device.handle
         outputs = outputs or (None,) * len(plan.outputs)
-        read = {p.buffer for p, b in zip(plan.outputs, outputs, strict=True) if b is None}
+        own = [p for p, b in zip(plan.outputs, outputs, strict=True) if b is None]
+        read = {p.buffer for p in own if wanted is None or p.name in wanted}
         staging = None
         if read:
             staging = self._spare.pop() if self._spare else self._create_staging()
@@ -166,7 +172,7 @@ class Player:
                     if array is not None and array.nbytes:
                         write(buffers[port.buffer], 0, array)
                 encoder = handle.create_command_encoder()
-                if inputs or len(read) < len(self.places):
+                if any(b is not None for b in (*inputs, *outputs)):
                     encoder = self._bound(encoder, inputs or (None,) * len(plan.inputs), outputs)
                 else:
                     encoder = self._dispatch(encoder, self._records)
