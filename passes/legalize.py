@@ -140,10 +140,21 @@ def batch_norm(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 
 def normalization(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """(x - mean) / sqrt(mean of squares + epsilon) * scale + bias, both means over the normalised axes"""
+    """(x - mean) / sqrt(mean of squares + epsilon) * scale + bias, both means over the normalised axes; in float32 for
+    float16 as well"""
     op = node.op
     assert isinstance(op, (InstanceNormalization, LayerNormalization))
-    x, scale, bias = (*node.inputs, None, None)[:3]
+    source = node.inputs[0]
+    assert source is not None
+    half = source.type.dtype is DataType.FLOAT16
+
+    def add(op: Op, *inputs: Value) -> Value:
+        return graph.add(op, *inputs, before=node)
+
+    def wide(v: Value | None) -> Value | None:
+        return add(Cast(DataType.FLOAT32), v) if half and v is not None else v
+
+    x, scale, bias = (*map(wide, node.inputs), None, None)[:3]
     assert x is not None
     rank = x.type.rank
     if isinstance(op, LayerNormalization):
@@ -153,9 +164,6 @@ def normalization(graph: Graph, node: Node, ctx: Context) -> Value | None:
     else:
         axes = tuple(op.layout.index(a) for a in "hw")
         order, shape = (0,), tuple(d if i == op.channel else 1 for i, d in enumerate(x.type.shape))
-
-    def add(op: Op, *inputs: Value) -> Value:
-        return graph.add(op, *inputs, before=node)
 
     def parameter(value: Value) -> Value:
         return add(Reshape(shape), add(Transpose(order), value) if len(order) > 1 else value)
@@ -167,7 +175,8 @@ def normalization(graph: Graph, node: Node, ctx: Context) -> Value | None:
     out = add(elementwise.Div(), centred, add(elementwise.Sqrt(), add(elementwise.Add(), variance, epsilon)))
     if scale is not None:
         out = add(elementwise.Mul(), out, parameter(scale))
-    return out if bias is None else add(elementwise.Add(), out, parameter(bias))
+    out = out if bias is None else add(elementwise.Add(), out, parameter(bias))
+    return add(Cast(source.type.dtype), out) if half else out
 
 
 # Indices -------------------------------------------------------------------------------------------------------------

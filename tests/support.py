@@ -25,12 +25,13 @@ import gpucompile.ops  # noqa: F401  registers all ops
 from gpucompile.errors import UnsupportedError
 from gpucompile.ir.graph import Constant, Graph, Return, Value
 from gpucompile.ir.interpret import interpret
-from gpucompile.ir.op import Op
+from gpucompile.ir.op import MaybeType, Op
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.activation import Clamp, LeakyRelu, Relu, Sigmoid, Tanh
 from gpucompile.ops.contraction import Gemm, Matmul
 from gpucompile.ops.conv import Conv2d
 from gpucompile.ops.elementwise import Abs, Add, Identity, Max, Min, Mul, Neg, Sub
+from gpucompile.ops.fused import Fused
 from gpucompile.ops.logical import Cast, Greater, LogicalNot, Where
 from gpucompile.ops.movement import Concat, Expand, Pad, Reshape, Slice, Transpose
 from gpucompile.ops.normalize import (
@@ -87,15 +88,30 @@ def graph_of(op: Op, types: tuple[TensorType | None, ...]) -> Graph:
     return graph
 
 
-def op_graphs(name: str) -> Iterator[Graph]:
-    """One graph for every case of an op."""
+def op_graphs(name: str, float16: bool = False) -> Iterator[Graph]:
+    """One graph for every case of an op; with `float16`, cases in float32 come in float16 as well."""
     for op, types in OPS[name].cases():
-        yield graph_of(op, types)
+        for variant in with_float16(op, types) if float16 else (types,):
+            yield graph_of(op, variant)
+
+
+def with_float16(op: Op, types: tuple[MaybeType, ...]) -> list[tuple[MaybeType, ...]]:
+    """These operands, and the same with float16 in the place of float32 unless the op only takes one of the two."""
+    half = tuple(t.with_dtype(DataType.FLOAT16) if t and t.dtype is DataType.FLOAT32 else t for t in types)
+    only = any(DataType.FLOAT32 in dtypes and DataType.FLOAT16 not in dtypes for dtypes, *_ in op.constraints.values())
+    return [types] if half == types or only or isinstance(op, Fused) else [types, half]  # a Fused op's body has types
 
 
 def runs_on_gpu(graph: Graph) -> bool:
     """Whether all its tensors have data types that kernels exist for."""
     return all(v.type.dtype in GPU_TYPES for v in (*graph.inputs, *graph.outputs))
+
+
+def targets_of(device: Device, graph: Graph) -> list[Target]:
+    """What the adapter offers; for float16 also without it, so that it is emulated."""
+    target = Target.of(device.adapter)
+    half = any(v.type.dtype is DataType.FLOAT16 for v in (*graph.inputs, *graph.outputs))
+    return [target, target.without("shader-f16")] if half and "shader-f16" in target.features else [target]
 
 
 # Random graphs -------------------------------------------------------------------------------------------------------

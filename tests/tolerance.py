@@ -16,9 +16,6 @@ BY_OP = {
     "exp": (2e-5, 1e-30),
     "log": (1e-5, 2e-6),
     "pow": (1e-4, 1e-30),
-    "sin": (1e-5, 2e-6),
-    "cos": (1e-5, 2e-6),
-    "tan": (1e-4, 1e-5),
     "tanh": (1e-5, 2e-6),
     "sigmoid": (1e-5, 1e-7),
     "softplus": (1e-5, 2e-6),
@@ -45,16 +42,29 @@ BY_OP = {
 CONTRACTIONS = {"matmul": 2e-6, "gemm": 2e-6, "conv2d": 2e-6, "conv_transpose2d": 2e-6, "fused": 1e-5}
 
 
-def check(op: str, got: np.ndarray, want: np.ndarray) -> None:
-    """Assert that `got` is `want` within the table's tolerance for `op` and the data type."""
-    assert got.shape == want.shape and got.dtype == want.dtype, (got.shape, got.dtype, want.shape, want.dtype)
-    if want.dtype.kind != "f":
-        np.testing.assert_array_equal(got, want)
-        return
+def bounds(op: str, want: np.ndarray) -> tuple[float, float]:
+    """The (relative, absolute) tolerance for results `want` of `op`."""
     relative, absolute = BY_TYPE[want.dtype.name]
     if want.dtype == np.float32 and op in BY_OP:
         relative, absolute = BY_OP[op]
     if op in CONTRACTIONS:
         finite = np.abs(want[np.isfinite(want)])
         relative, absolute = 0.0, max(CONTRACTIONS[op], relative) * float(finite.max(initial=1e-30))
+    return relative, absolute
+
+
+def near(op: str, got: np.ndarray, want: np.ndarray, absolute: float = 0.0) -> np.ndarray:
+    """Where `got` is `want` within the tolerance, or within `absolute`."""
+    relative, least = bounds(op, want)
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    return np.asarray(np.abs(got - want) <= max(least, absolute) + relative * np.abs(want))
+
+
+def check(op: str, got: np.ndarray, want: np.ndarray) -> None:
+    """Assert that `got` is `want` within the table's tolerance for `op` and the data type."""
+    assert got.shape == want.shape and got.dtype == want.dtype, (got.shape, got.dtype, want.shape, want.dtype)
+    if want.dtype.kind != "f":
+        np.testing.assert_array_equal(got, want)
+        return
+    relative, absolute = bounds(op, want)
     np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=relative, atol=absolute)

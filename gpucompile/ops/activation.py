@@ -12,7 +12,7 @@ import numpy as np
 from gpucompile.ir.op import ALL, Constraint
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.categories import Cases, tensor
-from gpucompile.ops.formula import ANY_RANK, SIGNED, Unary, erf, erf_wgsl, is_wide, literal, prefix, scalar
+from gpucompile.ops.formula import ANY_RANK, SIGNED, Unary, erf, erf_wgsl, is_wide, literal, prefix
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,10 @@ class Clamp(Unary):
             low, high = literal(self.min_value, t), literal(self.max_value, t)
             less = f"{prefix(t)}_less"
             return f"select(select({x}, {low}, {less}({x}, {low})), {high}, {less}({high}, {x}))"
-        largest = 65504.0 if scalar(t) == "f16" else math.inf
-        if self.min_value > -largest:
+        if self.min_value > -math.inf:
             low = literal(self.min_value, t)
             out = f"select({out}, {low}, {x} < {low})"
-        if self.max_value < largest:
+        if self.max_value < math.inf:
             high = literal(self.max_value, t)
             out = f"select({out}, {high}, {x} > {high})"
         return out
@@ -79,6 +78,7 @@ class Clamp(Unary):
 class Elu(Unary):
     """x where positive, alpha * (e^x - 1) where negative"""
 
+    in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "select({x}, {alpha} * (exp({x}) - {T}(1)), {x} < {T}(0))"
     alpha: float = 1.0
 
@@ -109,6 +109,7 @@ class Gelu(Unary):
 class HardSigmoid(Unary):
     """max(0, min(1, alpha * x + beta))"""
 
+    in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = (
         "select(select({alpha} * {x} + {beta}, {T}(0), {alpha} * {x} + {beta} < {T}(0)), {T}(1), "
         "{alpha} * {x} + {beta} > {T}(1))"
@@ -130,7 +131,8 @@ class HardSwish(Unary):
     """x * max(0, min(6, x + 3)) / 6"""
 
     onnx: ClassVar[str | None] = "HardSwish"
-    formula: ClassVar[str] = "{x} * select(select({x} + {T}(3), {T}(0), {x} < {T}(-3)), {T}(6), {x} > {T}(3)) / {T}(6)"
+    in_f32: ClassVar[bool] = True
+    formula: ClassVar[str] = "select({x} * select({x} + {T}(3), {T}(0), {x} < {T}(-3)) / {T}(6), {x}, {x} > {T}(3))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(ins[0] * np.clip(ins[0] + 3, 0, 6) / 6)
@@ -156,6 +158,7 @@ class LeakyRelu(Unary):
 class Linear(Unary):
     """alpha * x + beta"""
 
+    in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "{alpha} * {x} + {beta}"
     alpha: float = 1.0
     beta: float = 0.0
@@ -174,6 +177,7 @@ class Sigmoid(Unary):
     """1 / (1 + e^-x)"""
 
     onnx: ClassVar[str | None] = "Sigmoid"
+    in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "{T}(1) / ({T}(1) + exp(-{x}))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -185,6 +189,7 @@ class Softplus(Unary):
     """log(1 + e^x), as max(x, 0) + log(1 + e^-|x|), which does not overflow"""
 
     onnx: ClassVar[str | None] = "Softplus"
+    in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "select({x}, {T}(0), {x} < {T}(0)) + log({T}(1) + exp(-abs({x})))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -196,6 +201,7 @@ class Softsign(Unary):
     """x / (1 + |x|)"""
 
     onnx: ClassVar[str | None] = "Softsign"
+    in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "{x} / ({T}(1) + abs({x}))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -207,6 +213,7 @@ class Tanh(Unary):
     """tanh x; beyond 15 its sign, because some drivers compute it through e^x, which overflows"""
 
     onnx: ClassVar[str | None] = "Tanh"
+    in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "select(tanh({x}), sign({x}), abs({x}) > {T}(15))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:

@@ -103,6 +103,8 @@ class Reduction(Op, abstract=True):
     keep_dimensions: bool = False
 
     identity: ClassVar[str] = "0.0"  # WGSL literal in f32, or "lowest"/"highest" of the type
+    #: Whether `combine` may drop a NaN, so that kernels have to look for it themselves.
+    drops_nan: ClassVar[bool] = False
 
     def reduced_axes(self, rank: int) -> tuple[int, ...]:
         """The axes it reduces, sorted."""

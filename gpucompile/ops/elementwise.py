@@ -16,14 +16,13 @@ from gpucompile.ops.formula import (
     SIGNED,
     Binary,
     Unary,
-    bits,
     erf,
     erf_wgsl,
     is_integer,
     is_nan,
     is_wide,
+    library,
     prefix,
-    retype,
     scalar,
 )
 
@@ -122,8 +121,8 @@ class Min(Binary):
 
 @dataclass(frozen=True)
 class Pow(Binary):
-    """a to the power b. A negative base has a result for whole exponents, else NaN; integers wrap, and a negative
-    power of an integer is 1 / a^|b| rounded toward zero (0 for a = 0)."""
+    """a to the power b. Floats are as in IEEE 754; integers wrap, and a negative power of an integer is 1 / a^|b|
+    rounded toward zero (0 for a = 0)."""
 
     in_f32: ClassVar[bool] = True
     wraps: ClassVar[bool] = True
@@ -136,12 +135,7 @@ class Pow(Binary):
                 lanes = [self.expression((f"{a}.{i}", f"{b}.{i}"), scalar(t), scalar(r)) for i in "xyzw"]
                 return f"{t}({', '.join(lanes)})"
             return f"{prefix(t) if is_wide(t) else t}_power({a}, {b})"
-        u = retype(t, "u32")
-        size = f"pow(abs({a}), {b})"  # WGSL's pow knows no negative base
-        odd = f"(abs({b} * {t}(0.5) - trunc({b} * {t}(0.5))) == {t}(0.5))"
-        nan = f"bitcast<{t}>({bits(a, t)} | {u}(0x7fc00000u))"  # of a's bits: WGSL has no literal for it
-        negative = f"select({nan}, select({size}, -{size}, {odd}), {b} == floor({b}))"
-        return f"select(select({size}, {negative}, {a} < {t}(0)), {t}(1), {b} == {t}(0))"
+        return library("pow", args, t)
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         a, b = ins
@@ -230,7 +224,9 @@ class Sign(Unary):
 
     onnx: ClassVar[str | None] = "Sign"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
-    formula: ClassVar[str] = "select(select({x}, {T}(-1), {x} < {T}(0)), {T}(1), {x} > {T}(0))"
+    formula: ClassVar[str] = (
+        "select(select(select({x}, {T}(0), {x} == {T}(0)), {T}(-1), {x} < {T}(0)), {T}(1), {x} > {T}(0))"
+    )
     formula64: ClassVar[str] = (
         "select(select({T}(1u, 0u), {x}, all({x} == {T}())), {T}(0xffffffffu), i64_negative({x}))"
     )
@@ -310,8 +306,10 @@ class Cos(Unary):
     """cos x"""
 
     onnx: ClassVar[str | None] = "Cos"
-    formula: ClassVar[str] = "cos({x})"
-    in_f32: ClassVar[bool] = True  # half precision is coarse on some devices
+    in_f32: ClassVar[bool] = True
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        return library("cos", args, t)
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.cos(ins[0]))
@@ -322,8 +320,10 @@ class Sin(Unary):
     """sin x"""
 
     onnx: ClassVar[str | None] = "Sin"
-    formula: ClassVar[str] = "sin({x})"
-    in_f32: ClassVar[bool] = True  # half precision is coarse on some devices
+    in_f32: ClassVar[bool] = True
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        return library("sin", args, t)
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.sin(ins[0]))
@@ -334,9 +334,11 @@ class Tan(Unary):
     """tan x"""
 
     onnx: ClassVar[str | None] = "Tan"
-    formula: ClassVar[str] = "tan({x})"
-    in_f32: ClassVar[bool] = True  # half precision is coarse on some devices
+    in_f32: ClassVar[bool] = True
     domain: ClassVar[tuple[float, float]] = (-1.4, 1.4)
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        return library("tan", args, t)
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.tan(ins[0]))

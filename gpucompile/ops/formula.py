@@ -70,7 +70,8 @@ def literal(value: float, t: str) -> str:
         return f"{t}({word % 2**32}u, {word // 2**32}u)"
     if kind in ("i32", "u32"):
         low, high = (-(2**31), 2**31 - 1) if kind == "i32" else (0, 2**32 - 1)
-        return f"{t}({int(min(max(value, low), high))}{kind[0]})"
+        whole = int(min(max(value, low), high))
+        return f"{t}({whole}{'' if whole == -(2**31) else kind[0]})"  # no literal: it is a negated 2^31
     with np.errstate(over="ignore"):
         number = np.float16(value) if kind == "f16" else np.float32(value)
     special = nonfinite(float(number))
@@ -91,6 +92,11 @@ def is_nan(x: str, t: str) -> str:
     """Whether it is NaN, told by its bits: compilers may assume that there is none and fold `x != x` away."""
     u = retype(t, "u32")
     return f"(({bits(x, t)} & {u}(0x7fffffffu)) > {u}(0x7f800000u))"
+
+
+def library(name: str, args: Sequence[str], t: str) -> str:
+    """A call of a function of `shaders/_library.wgsl.j2` that exists for f32 and for vec4<f32>."""
+    return f"{'vector' if t.startswith('vec') else 'scalar'}_{name}({', '.join(args)})"
 
 
 def wide(x: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from gpucompile.ir.literals import limits
 from gpucompile.ir.op import FLOATS, Constraint
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.categories import Cases, Elementwise, broadcast, tensor
-from gpucompile.ops.formula import ANY_RANK, Binary, Unary, bits, is_nan, is_wide, literal, prefix, retype
+from gpucompile.ops.formula import ANY_RANK, Binary, Unary, bits, is_nan, is_wide, literal, prefix, retype, scalar
 
 BOOL = frozenset({DataType.UINT8})
 
@@ -46,7 +46,8 @@ class Equal(Comparison):
 class NotEqual(Comparison):
     """a != b"""
 
-    formula: ClassVar[str] = "{R}({a} != {b})"
+    # not `a != b`: some compilers make that "less or greater", which is false for NaN
+    formula: ClassVar[str] = "{R}(!({a} == {b}))"
     formula64: ClassVar[str] = "{R}(any({a} != {b}))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -258,13 +259,22 @@ class Cast(Elementwise):
             if self.to.is_float:
                 return f"{r}({prefix(t)}_to_f32({x}))"
             x, t = f"{x}.x", "u32"
-        if self.to.is_float or self.to.bits == 32:
+        if self.to.is_float or (self.to.bits == 32 and "f" not in scalar(t)):
             return f"{r}({x})"
+        if "f" in scalar(t):
+            return self._saturated(x, t, r)
         shift = retype(r, "u32") + f"({32 - self.to.bits}u)"
-        if "f" in t.replace("vec", ""):
-            low, high = limits(self.to)
-            return f"{r}(clamp({x}, {literal(low, t)}, {literal(high, t)}))"
         return f"(({r}({x}) << {shift}) >> {shift})"
+
+    def _saturated(self, x: str, t: str, r: str) -> str:
+        """Of a float: by comparisons, because what WGSL's conversions do outside the range differs from device to
+        device, as its upper end is no float. NaN becomes 0."""
+        f = retype(t, "f32")
+        wide, (smallest, largest) = f"{f}({x})", limits(self.to)
+        low, high = literal(smallest, f), literal(largest, f)  # the largest of 32 bits is rounded up to 2^31 or 2^32
+        inside = f"{r}(select({f}(0), {wide}, ({wide} > {low}) & ({wide} < {high})))"
+        inside = f"select({inside}, {literal(smallest, r)}, {wide} <= {low})"
+        return f"select({inside}, {literal(largest, r)}, {wide} >= {high})"
 
     def reference(self, *ins: np.ndarray) -> np.ndarray:
         (x,) = ins
@@ -283,7 +293,9 @@ class Cast(Elementwise):
     @classmethod
     def cases(cls) -> Cases:
         f32, i32, u32, u8, i8, i64, u64 = map(DataType.parse, ("f32", "i32", "u32", "u8", "i8", "i64", "u64"))
-        for a, b in ((f32, i32), (i32, f32), (f32, u8), (u8, f32), (i32, u32), (i32, i8), (u32, i32), (f32, f32)):
+        pairs = "f32 i32,i32 f32,f32 u8,u8 f32,i32 u32,i32 i8,u32 i32,f32 f32,f32 u32,f32 i8,f32 f16"
+        for pair in pairs.split(","):
+            a, b = map(DataType.parse, pair.split())
             yield cls(b), (tensor(3, 7, dtype=a),)
             yield cls(b), (tensor(4, 8, dtype=a),)
         for wide in (i64, u64):

@@ -42,8 +42,9 @@ class BatchNormalization(Anchor):
         assert mean is not None and variance is not None
         factor = 1 / np.sqrt(variance + self.epsilon)
         factor = factor if scale is None else factor * scale
-        shift = -mean * factor if bias is None else bias - mean * factor
-        return (wide(ins[0]) * factor.reshape(shape) + shift.reshape(shape)).astype(ins[0].dtype)
+        out = (wide(ins[0]) - mean.reshape(shape)) * factor.reshape(shape)
+        out = out if bias is None else out + bias.reshape(shape)
+        return np.asarray(out).astype(ins[0].dtype)
 
     @classmethod
     def cases(cls) -> Cases:

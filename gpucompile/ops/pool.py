@@ -36,6 +36,7 @@ class Pool2d(Anchor, abstract=True):
 
     constraints: ClassVar[dict[str, Constraint]] = {"input": (FLOATS, 4, 4)}
     identity: ClassVar[str] = "0.0"
+    drops_nan: ClassVar[bool] = False
 
     window_dimensions: Pair | None = None
     padding: Padding = (0, 0, 0, 0)
@@ -130,10 +131,11 @@ class L2Pool2d(Pool2d):
 
 @dataclass(frozen=True)
 class MaxPool2d(Pool2d):
-    """The largest element under the window (WebNN maxPool2d)."""
+    """The largest element under the window, NaN where there is one (WebNN maxPool2d)."""
 
     constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, 4, 4)}
     identity: ClassVar[str] = "lowest"
+    drops_nan: ClassVar[bool] = True
 
     def compute(self, x: np.ndarray, g: Geometry) -> np.ndarray:
         lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min

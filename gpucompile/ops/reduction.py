@@ -75,10 +75,11 @@ class ReduceMean(Reduce):
 
 @dataclass(frozen=True)
 class ReduceMax(Reduce):
-    """The largest element."""
+    """The largest element; NaN where there is one."""
 
     constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, 0, MAX_RANK)}
     identity: ClassVar[str] = "lowest"
+    drops_nan: ClassVar[bool] = True
 
     def compute(self, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         return np.asarray(x.max(axis=axes, keepdims=True))
@@ -89,10 +90,11 @@ class ReduceMax(Reduce):
 
 @dataclass(frozen=True)
 class ReduceMin(Reduce):
-    """The smallest element."""
+    """The smallest element; NaN where there is one."""
 
     constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, 0, MAX_RANK)}
     identity: ClassVar[str] = "highest"
+    drops_nan: ClassVar[bool] = True
 
     def compute(self, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         return np.asarray(x.min(axis=axes, keepdims=True))

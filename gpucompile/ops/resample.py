@@ -17,7 +17,8 @@ from gpucompile.ops.formula import wide
 @dataclass(frozen=True)
 class Resample2d(Anchor):
     """Two axes at other sizes: the nearest element, or linear between neighbours, of the input at
-    (i + 0.5) / scale - 0.5, where scale is the ratio of the sizes (WebNN resample2d).
+    (i + 0.5) / scale - 0.5, where scale is the ratio of the sizes (WebNN resample2d). A neighbour of weight 0 takes no
+    part, even if it is infinite or NaN.
 
     `sizes` are those of the result; without them they are floor(size * scale)."""
 
@@ -59,7 +60,8 @@ class Resample2d(Anchor):
                 continue
             low, high = at // (2 * size), -(-at // (2 * size))
             part = (at % (2 * size) / (2 * size)).reshape([-1 if i == a else 1 for i in range(4)])
-            y = np.take(y, low, a) * (1 - part) + np.take(y, high, a) * part
+            y, above = np.take(y, low, a), np.take(y, high, a)
+            y = np.where(part == 0, y, y * (1 - part) + above * part)  # 0 * inf would be NaN
         if x.dtype.kind != "f":
             y = np.rint(y)
         return y.astype(x.dtype)

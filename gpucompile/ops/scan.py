@@ -16,7 +16,8 @@ WIDE = FLOATS | {DataType.INT32, DataType.UINT32, DataType.INT64, DataType.UINT6
 
 @dataclass(frozen=True)
 class ArgMinMax(Anchor, abstract=True):
-    """The index of an extreme element along `axis`, the first of equals; int32 or int64."""
+    """The index of an extreme element along `axis`, the first of equals, the first NaN if there is
+    one; int32 or int64."""
 
     constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, 1, MAX_RANK)}
     #: WGSL's comparison that says that a is to be preferred to b.

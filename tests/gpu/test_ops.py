@@ -1,4 +1,4 @@
-"""Every op, every one of its cases: compiled, run on the adapter, compared with its numpy reference."""
+"""Every case of every op, in float32 and float16: compiled, run on the adapter, compared with its numpy reference."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 
 import gpucompile
-import gpucompile.ops  # registers all ops
-from gpucompile.ir.graph import Constant, Graph, Return
+from gpucompile.ir.graph import Graph
 from gpucompile.ir.interpret import interpret
-from gpucompile.ir.op import Op
-from tests.support import graph_of
+from tests.support import OPS, op_graphs, targets_of
 from tests.tolerance import check
-
-OPS = {name: cls for name, cls in sorted(Op.registry.items()) if cls not in (Constant, Return)}
 
 
 def random_inputs(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
@@ -35,15 +31,15 @@ def random_inputs(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("pipeline", ["none", "default"])
 def test_op(device: gpucompile.Device, name: str, pipeline: str) -> None:
     ran = 0
-    for op, types in OPS[name].cases():
-        graph = graph_of(op, types)
+    for graph in op_graphs(name, float16=True):
         feeds = random_inputs(graph)
         if name in ("log", "sqrt", "reduce_log_sum", "batch_normalization"):
             feeds = {k: np.abs(v) for k, v in feeds.items()}
         want = interpret(graph, feeds)
-        with gpucompile.load(gpucompile.compile(graph, pipeline=pipeline), device=device) as run:
-            got = run.run(feeds)
-        for key, expected in want.items():
-            check(name, got[key], expected)
-        ran += 1
+        for target in targets_of(device, graph):
+            with gpucompile.load(gpucompile.compile(graph, target, pipeline=pipeline), device=device) as run:
+                got = run.run(feeds)
+            for key, expected in want.items():
+                check(name, got[key], expected)
+            ran += 1
     assert ran, f"{name} has no case"

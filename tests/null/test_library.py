@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +13,15 @@ from gpucompile.ir.types import DataType, TensorType
 from gpucompile.kernels import library
 from gpucompile.kernels.function import float_literal
 from gpucompile.kernels.library import called
+from gpucompile.kernels.templates import render
 from gpucompile.ops.activation import Relu
 from gpucompile.ops.elementwise import Add
 from gpucompile.ops.movement import Pad
 from tests.support import TARGETS, graph_of
 
-FILE = Path(__file__).resolve().parents[2] / "shaders" / "_library.wgsl.j2"
-
 
 def test_every_function_of_the_file_is_found() -> None:
-    names = re.findall(r"^(?:fn|alias) (\w+)", FILE.read_text(encoding="utf-8"), re.MULTILINE)
+    names = re.findall(r"^(?:fn|alias) (\w+)", render("_library"), re.MULTILINE)
     assert len(names) == len(set(names)) >= 2
     assert set(names) == library.functions().keys()
     for name, text in library.functions().items():

@@ -17,8 +17,8 @@ SCHEDULES = [t for t in TEMPLATES if not t.name.startswith("_")]
 
 #: Names of ops that a template may say, and why: WGSL's own functions, and English for something else.
 ALLOWED = {
-    "max": "softmax: the largest element of a row, so that exp cannot overflow",
     "exp": "softmax: what it is about",
+    "max": "softmax: the largest element of a row; reduce, window: the largest bits, which tell NaN",
     "min": "matmul: where a split of k ends",
     "abs": "a builtin",
     "floor": "a builtin",

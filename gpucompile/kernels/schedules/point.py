@@ -114,31 +114,40 @@ def resample(fn: Function, node: Node, op: Resample2d, coords: Coords, width: in
     """The result at `coords`. Positions are whole numbers over 2 * size, so that nothing is rounded."""
     (x,) = node.operand_values
     dtype = x.type.dtype
-    taps: list[tuple[Coords, str | None]] = [(coords, None)]
-    for a in op.axes:
-        size, extent = node.output.type.shape[a], x.type.shape[a]
-        at = (coords[a] * 2 + 1) * extent
-        if op.mode == "nearest-neighbor":
-            nearest = (at - 1) // (2 * size)
-            taps = [((*c[:a], nearest, *c[a + 1 :]), None) for c, _ in taps]
-            continue
-        high = (at + size) // (2 * size)  # one more than the lower neighbour, which may be -1
-        part = fn.let(f"f32({((at + size) % (2 * size)).wgsl()}) / {2 * size}.0")
-        low = Index.var(fn.let(f"max({high.wgsl()}, 1u) - 1u"), extent)
-        top = Index.var(fn.let(f"min({high.wgsl()}, {extent - 1}u)"), extent)
-        taps = [
-            ((*c[:a], where, *c[a + 1 :]), factor if weight is None else f"{weight} * {factor}")
-            for c, weight in taps
-            for where, factor in ((low, f"(1.0 - {part})"), (top, part))
-        ]
+    resized = [a for a in op.axes if node.output.type.shape[a] != x.type.shape[a]]
     if op.mode == "nearest-neighbor":
-        return fn.value(x, taps[0][0], width)
+        where = list(coords)
+        for a in resized:
+            size, extent = node.output.type.shape[a], x.type.shape[a]
+            where[a] = ((coords[a] * 2 + 1) * extent - 1) // (2 * size)
+        return fn.value(x, tuple(where), width)
     wide = "f32" if width == 1 else "vec4<f32>"
-    total = fn.let(" + ".join(f"{wide}({fn.value(x, c, width)}) * ({weight})" for c, weight in taps))
+    neighbours = {a: _neighbours(fn, coords[a], x.type.shape[a], node.output.type.shape[a]) for a in resized}
+
+    def blend(axes: list[int], at: Coords) -> str:
+        if not axes:
+            return fn.let(f"{wide}({fn.value(x, at, width)})")
+        a, *rest = axes
+        below, above, part, touches = neighbours[a]
+        low, high = (blend(rest, (*at[:a], index, *at[a + 1 :])) for index in (below, above))
+        mixed = f"{low} * (1.0 - {part}) + {high} * {part}"
+        return fn.let(f"select({mixed}, {low}, {part} == 0.0)" if touches else mixed)  # 0 * inf would be NaN
+
+    total = blend(resized, coords)
     if dtype is DataType.FLOAT32:
         return total
     narrow = COMPUTE_TYPE[dtype] if width == 1 else f"vec4<{COMPUTE_TYPE[dtype]}>"
     return fn.let(f"{narrow}({total if dtype.is_float else f'round({total})'})")
+
+
+def _neighbours(fn: Function, i: Index, extent: int, size: int) -> tuple[Index, Index, str, bool]:
+    """Element `i` of `size` lies between two of `extent`: both, the second one's weight, and whether that may be 0."""
+    at = (i * 2 + 1) * extent
+    high = (at + size) // (2 * size)  # one more than the lower neighbour, which may be -1
+    part = fn.let(f"f32({((at + size) % (2 * size)).wgsl()}) / {2 * size}.0")
+    low = Index.var(fn.let(f"max({high.wgsl()}, 1u) - 1u"), extent)
+    top = Index.var(fn.let(f"min({high.wgsl()}, {extent - 1}u)"), extent)
+    return low, top, part, any(((2 * j + 1) * extent + size) % (2 * size) == 0 for j in range(size))
 
 
 def every_result(kernel: KernelBuilder, problem: Problem, value: Value, one: Any, free: int) -> Kernel:

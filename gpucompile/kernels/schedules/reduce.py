@@ -20,8 +20,8 @@ from gpucompile.ops.categories import Reduction
 from gpucompile.ops.softmax import Softmax
 
 _LIMITS = {
-    ("lowest", "f32"): "-3.4028234663852886e38",
-    ("highest", "f32"): "3.4028234663852886e38",
+    ("lowest", "f32"): "-infinity()",
+    ("highest", "f32"): "infinity()",
     ("lowest", "i32"): "-2147483648",
     ("highest", "i32"): "2147483647",
     ("lowest", "u32"): "0",
@@ -40,7 +40,7 @@ def accumulator(dtype: DataType) -> str:
 
 
 def first_value(identity: str, dtype: DataType) -> str:
-    """The WGSL literal for an op's `identity` in its accumulator."""
+    """WGSL for an op's `identity` in its accumulator."""
     return _LIMITS.get((identity, accumulator(dtype)), identity)
 
 
@@ -84,10 +84,12 @@ class Reduce(Schedule):
         )  # fmt: skip
         start = first_value(op.identity, source.type.dtype)
         item = max(4, source.type.dtype.bits // 8) * width
+        nan = op.drops_nan and source.type.dtype.is_float
         return [
             kernel.finish(
                 "reduce", -(-count // columns), (columns * lanes, 1, 1), columns * lanes * item if lanes > 1 else 0,
-                count=count, columns=columns, lanes=lanes, extent=extent, type=t, start=start, load=load, store=store,
+                count=count, columns=columns, lanes=lanes, extent=extent, type=t, word=t.replace(acc, "u32"), nan=nan,
+                start=start, load=load, store=store,
                 mapped=op.map(f"{t}($x)", t), combine=op.combine("$a", "$b", t), finish=op.finish("$x", extent, t),
             )
         ]  # fmt: skip

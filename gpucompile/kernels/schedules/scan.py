@@ -48,11 +48,16 @@ class Pick(Schedule):
             "store_y", out, [("i", count)], numbered(count, out.type.shape, 1),
             source="u32", adjust=lambda fn, v, _: fn.let(place),
         )  # fmt: skip
+        scalar, prefer = COMPUTE_TYPE[source.type.dtype], better(op, COMPUTE_TYPE[source.type.dtype])
+        if source.type.dtype.is_float:  # NaN is best, and compilers may assume that there is none: compare integers
+            sign = "" if op.better == ">" else "-"
+            kernel.functions.append(f"fn key(i: u32, r: u32) -> i32 {{ return order({sign}f32({load}(i, r))); }}")
+            load, scalar, prefer = "key", "i32", "($b > $a)"
         return [
             kernel.finish(
                 "pick", -(-count // columns), (columns * lanes, 1, 1), columns * lanes * (4 + max(4, item)),
-                count=count, columns=columns, lanes=lanes, extent=extent, type=COMPUTE_TYPE[source.type.dtype],
-                load=load, better=better(op, COMPUTE_TYPE[source.type.dtype]), store=store,
+                count=count, columns=columns, lanes=lanes, extent=extent, type=scalar,
+                load=load, better=prefer, store=store,
             )
         ]  # fmt: skip
 

@@ -15,6 +15,7 @@ from gpucompile.kernels.schedules.contraction import Guards, wide
 from gpucompile.kernels.schedules.map import numbered
 from gpucompile.kernels.schedules.reduce import accumulator, first_value
 from gpucompile.ops.conv import Conv2d
+from gpucompile.ops.formula import is_nan
 from gpucompile.ops.normalize import LocalResponseNormalization
 from gpucompile.ops.pool import Pool2d
 
@@ -61,7 +62,8 @@ class Window(Schedule):
         threads = threads_for(count, problem.target)
         return [
             kernel.finish(
-                "window", -(-count // threads), (threads, 1, 1), count=count, type=t, store=store, **fold
+                "window", -(-count // threads), (threads, 1, 1),
+                count=count, type=t, word=t.replace(scalar, "u32"), store=store, **{"nan": False, **fold},
             )
         ]  # fmt: skip
 
@@ -102,7 +104,8 @@ def _fold(kernel: KernelBuilder, node: Node, coords: Coords, count: int, width: 
         value = f"{t}({load}(i, k)) * {t}({w}(i, k))"
         return {"taps": taps, "start": "0.0", "value": value, "mapped": "$x", "combine": "($a + $b)", "finish": "$x"}
     start = first_value(op.identity, x.type.dtype)
-    load = kernel.load("load_x", x, params, at, width, guards, outside=start)
+    outside = f"f16({start})" if x.type.dtype is DataType.FLOAT16 else start
+    load = kernel.load("load_x", x, params, at, width, guards, outside=outside)
     valid = _count_valid(kernel, count, guards, taps)
     return {
         "taps": taps,
@@ -111,6 +114,7 @@ def _fold(kernel: KernelBuilder, node: Node, coords: Coords, count: int, width: 
         "mapped": op.map("$x", t),
         "combine": op.combine("$a", "$b", t),
         "finish": op.finish("$x", f"{t}({valid})", t),
+        "nan": op.drops_nan and x.type.dtype.is_float,
     }
 
 
@@ -146,12 +150,13 @@ def _fold_lrn(
     guards: Guards = ((at[op.axis], 0, x.type.shape[op.axis]),)
     near = kernel.load("load_x", x, [("i", count), ("k", op.size)], at, width, guards)
     centre = kernel.load("load_centre", x, [("i", count)], coords, width)
-    scale = f"{t}({float_literal(op.bias)}) + $x * {float_literal(op.alpha / op.size)}"
+    scale = f"({t}({float_literal(op.bias)}) + $x * {float_literal(op.alpha / op.size)})"
+    power = f"pow({scale}, {t}({float_literal(-op.beta)}))"  # some devices lose NaN
     return {
         "taps": op.size,
         "start": "0.0",
         "value": f"{t}({near}(i, k))",
         "mapped": "$x * $x",
         "combine": "($a + $b)",
-        "finish": f"{t}({centre}(i)) * pow({scale}, {t}({float_literal(-op.beta)}))",
+        "finish": f"{t}({centre}(i)) * select({power}, $x, {is_nan('$x', t)})",
     }

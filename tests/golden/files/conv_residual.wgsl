@@ -412,6 +412,16 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 }
 
 // ---- shader 2, step 2: max_pool2d+transpose
+fn infinity() -> f32 {
+  var word = 0x7f800000u;
+  return bitcast<f32>(word);
+}
+
+fn nan() -> f32 {
+  var word = 0x7fc00000u;
+  return bitcast<f32>(word);
+}
+
 @group(0) @binding(0) var<storage, read> b0: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> b1: array<f32>;
 
@@ -432,11 +442,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 
   let i = group * 32u + lid;
   if (i < 32u) {
-    var acc = vec4<f32>(-3.4028234663852886e38);
+    var acc = vec4<f32>(-infinity());
+    var worst = vec4<u32>(0u);
     for (var k = 0u; k < 4u; k++) {
       let x = vec4<f32>(load_x(i, k));
       acc = max(acc, x);
+      worst = max(worst, (bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)));
     }
+    acc = select(acc, vec4<f32>(nan()), worst > vec4<u32>(0x7f800000u));
     store_y(i, acc);
   }
 }

@@ -1,4 +1,14 @@
 // ---- shader 0, step 0: reduce_max
+fn infinity() -> f32 {
+  var word = 0x7f800000u;
+  return bitcast<f32>(word);
+}
+
+fn nan() -> f32 {
+  var word = 0x7fc00000u;
+  return bitcast<f32>(word);
+}
+
 @group(0) @binding(0) var<storage, read> b0: array<f32>;
 @group(0) @binding(1) var<storage, read_write> b1: array<f32>;
 
@@ -19,20 +29,23 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
   let column = lid % 16u;
   let lane = lid / 16u;
   let i = group * 16u + column;
-  var acc = f32(-3.4028234663852886e38);
+  var acc = f32(-infinity());
+  var worst = u32(0u);
   if (i < 650u) {
     for (var r = lane; r < 4u; r += 4u) {
       let x = f32(load_x(i, r));
       acc = max(acc, x);
+      worst = max(worst, (bitcast<u32>(x) & u32(0x7fffffffu)));
     }
   }
+  acc = select(acc, f32(nan()), worst > u32(0x7f800000u));
   partial[lid] = acc;
   for (var half = 2u; half > 0u; half /= 2u) {
     workgroupBarrier();
     if (lane < half) {
       let a = partial[lid];
       let b = partial[lid + half * 16u];
-      partial[lid] = max(a, b);
+      partial[lid] = select(max(a, b), f32(nan()), max((bitcast<u32>(a) & u32(0x7fffffffu)), (bitcast<u32>(b) & u32(0x7fffffffu))) > u32(0x7f800000u));
     }
   }
   acc = partial[lid];
