@@ -50,6 +50,7 @@ class Reduce(Reduction, abstract=True):
         yield cls((1,)), (tensor(2, 1030),)
         if DataType.INT32 in cls.constraints["input"][0]:
             yield cls((1,)), (tensor(3, 9, dtype=DataType.INT32),)
+            yield cls((0,)), (tensor(6, 8, dtype=DataType.INT32),)
 
 
 @dataclass(frozen=True)

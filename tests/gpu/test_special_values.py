@@ -20,7 +20,10 @@ from gpucompile.ir.graph import Graph
 from gpucompile.ir.interpret import interpret
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType, TensorType
+from gpucompile.ops.activation import Relu
 from gpucompile.ops.categories import Elementwise, Movement
+from gpucompile.ops.elementwise import Mul
+from gpucompile.ops.movement import Pad
 from tests.support import OPS, graph_of, targets_of, with_float16
 from tests.tolerance import near
 
@@ -170,3 +173,22 @@ def describe(graph: Graph, operands: dict[str, np.ndarray], got: np.ndarray, wan
         given = [str(x[at]) for x in operands.values()] if isinstance(node.op, Elementwise) else ""
         shown.append(f"    at {at}: {given} -> {got[at]}, want {want[at]}")
     return "\n".join(shown)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, -0.0, 1e30])
+def test_constants(device: gpucompile.Device, dtype: DataType, value: float) -> None:
+    """Scalar constants and fill values in fused kernels."""
+    with np.errstate(over="ignore"):
+        constant = np.asarray(value, dtype.numpy)
+    graph = Graph()
+    x = graph.add_input("x", TensorType(dtype, (3, 8)))
+    padded = graph.add(Pad((1, 0), (0, 4), "constant", value), graph.add(Relu(), x))
+    graph.set_outputs({"y": graph.add(Mul(), padded, graph.constant(constant)), "z": padded})
+    feeds = {"x": np.linspace(-1, 1, 24).reshape(3, 8).astype(dtype.numpy)}
+    for target in targets_of(device, graph):
+        with gpucompile.load(gpucompile.compile(graph, target), device=device) as run:
+            got = run.run(feeds)
+        for name, want in interpret(graph, feeds).items():
+            signs = name == "z"  # compilers make x * 0 a 0, whatever the signs
+            assert not problems("mul", got[name], want, signs).any(), (name, got[name], want)

@@ -41,7 +41,8 @@ def accumulator(dtype: DataType) -> str:
 
 def first_value(identity: str, dtype: DataType) -> str:
     """WGSL for an op's `identity` in its accumulator."""
-    return _LIMITS.get((identity, accumulator(dtype)), identity)
+    number = identity if dtype.is_float else identity.removesuffix(".0")  # no vector of integers takes a float
+    return _LIMITS.get((identity, accumulator(dtype)), number)
 
 
 class Reduce(Schedule):
