@@ -69,7 +69,7 @@ class Executable:
         device.require_open()
         self.device = device
         self.plan = select_plan(bundle, device)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a device found lost while it is held closes what runs on it
         self._player: Player | None = Player(device, self.plan, bundle, progress, submits)
         places = self._player.places
         self._outputs = [(p, places[p.buffer][1], math.prod(p.shape), NUMPY_DTYPES[p.dtype]) for p in self.outputs]
