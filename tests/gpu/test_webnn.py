@@ -12,6 +12,7 @@ from gpucompile.errors import ClosedError, GpucompileError, InputError, TypeInfe
 from gpucompile.webnn import ML, MLContext, MLGraphBuilder
 from tests.webnn_graphs import F32, example, increment, tensors
 
+
 def test_the_published_example(context: MLContext) -> None:
     graph = example(context)
     b, d, out = tensors(context, 3, (1, 2, 2, 2))

@@ -125,7 +125,14 @@ def test_read_into_what_the_caller_brings(context: MLContext) -> None:
     try:
         with mmap.mmap(-1, 12) as pages:
             part, mapped = memory.buf[:12], memoryview(pages)
-            for out in (np.zeros(3, F32), np.zeros(12, np.uint8), bytearray(12), array.array("f", [0] * 3), part, mapped):
+            for out in (
+                np.zeros(3, F32),
+                np.zeros(12, np.uint8),
+                bytearray(12),
+                array.array("f", [0] * 3),
+                part,
+                mapped,
+            ):
                 assert context.read_tensor(tensor, out) is out
                 assert bytes(out) == data.tobytes()
             part.release()
@@ -173,15 +180,15 @@ def test_what_tensors_allow(context: MLContext, device: Any) -> None:
     closed = context.create_tensor("float32", [3])
     constant = context.create_constant_tensor("float32", [3], np.zeros(3, F32))
     for tensor in (closed, constant):
-        with pytest.raises(InputError, match="read_tensor: .* is not readable"):
+        with pytest.raises(InputError, match=r"read_tensor: .* is not readable"):
             context.read_tensor(tensor)
-        with pytest.raises(InputError, match="write_tensor: .* is not writable"):
+        with pytest.raises(InputError, match=r"write_tensor: .* is not writable"):
             context.write_tensor(tensor, np.zeros(3, F32))
     with ML().create_context(gpu_device=device) as other:
         (foreign,) = tensors(other, 1)
-        with pytest.raises(TypeInferenceError, match="read_tensor: .* another context"):
+        with pytest.raises(TypeInferenceError, match=r"read_tensor: .* another context"):
             context.read_tensor(foreign)
-        with pytest.raises(TypeInferenceError, match="write_tensor: .* another context"):
+        with pytest.raises(TypeInferenceError, match=r"write_tensor: .* another context"):
             context.write_tensor(foreign, np.zeros(3, F32))
     for call in (lambda: context.read_tensor(np.zeros(3)), lambda: context.write_tensor("x", b"")):  # type: ignore[arg-type]
         with pytest.raises(TypeInferenceError, match="is not an MLTensor"):
@@ -228,7 +235,7 @@ def test_destroyed_while_it_is_read(device: Any) -> None:
     async def run() -> None:
         pending = context.read_tensor_async(a)
         a.destroy()
-        with pytest.raises(InputError, match="destroyed. while it was read"):
+        with pytest.raises(InputError, match=r"destroyed. while it was read"):
             await pending
         pending = context.read_tensor_async(b)
         context.destroy()
