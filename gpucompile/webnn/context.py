@@ -15,6 +15,7 @@ import numpy as np
 from gpucompile.errors import ClosedError, InputError, TypeInferenceError, UnsupportedError
 from gpucompile.ir.types import TensorType
 from gpucompile.passmanager.pipeline import parse_pipeline
+from gpucompile.runtime.buffers import require_usable
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import Executable
 from gpucompile.target import Target
@@ -175,17 +176,17 @@ class MLContext:
     def import_gpu_buffer(
         self, buffer: Any, data_type: Any, shape: Any = None, readable: bool = False, writable: bool = False
     ) -> MLTensor:
-        """A tensor in a caller's `wgpu.GPUBuffer` of this device, which needs the usages STORAGE, COPY_SRC and
-        COPY_DST and whole words. The caller keeps owning it: `destroy` leaves the buffer alone."""
+        """A tensor in a caller's `wgpu.GPUBuffer` of this device, which needs the usages COPY_SRC and COPY_DST and
+        whole words; graphs work on it without a copy if it also has STORAGE and whole vectors of 16 bytes. The caller
+        keeps owning it: `destroy` leaves the buffer alone."""
         type = self._type(data_type, shape, "import_gpu_buffer")
         u = self._device.api.BufferUsage
         if not isinstance(buffer, self._device.api.GPUBuffer):
             raise TypeInferenceError(f"import_gpu_buffer: {buffer!r} is not a GPUBuffer of {self._device!r}")
-        if getattr(buffer, "_device", self._device.handle) is not self._device.handle:
-            raise TypeInferenceError("import_gpu_buffer: the buffer belongs to another device")
+        require_usable(buffer, self._device.handle, "import_gpu_buffer")
         if buffer.size < _padded(type):
             raise TypeInferenceError(f"import_gpu_buffer: {type} needs {_padded(type)} bytes, there are {buffer.size}")
-        if missing := [n for n in ("STORAGE", "COPY_SRC", "COPY_DST") if not buffer.usage & getattr(u, n)]:
+        if missing := [n for n in ("COPY_SRC", "COPY_DST") if not buffer.usage & getattr(u, n)]:
             raise TypeInferenceError(f"import_gpu_buffer: the buffer lacks the usage {', '.join(missing)}")
         tensor = MLTensor(self, type, buffer, bool(readable), bool(writable), owned=False)
         self._keep(tensor)
@@ -250,12 +251,8 @@ class MLContext:
             raise TypeInferenceError(f"{where}: {tensor!r} belongs to another context")
         if tensor.destroyed:
             raise InputError(f"{where}: {tensor!r} was used after destroy")
-        if not tensor._owned:  # its owner may have destroyed the buffer, which a submit does not survive
-            group = [
-                {"binding": 0, "resource": {"buffer": tensor.gpu_buffer, "offset": 0, "size": _padded(tensor._type)}}
-            ]
-            with self._device.guard(f"{where}: {tensor!r}"):
-                self._device.handle.create_bind_group(layout=self._device.layout(("read",))[0], entries=group)
+        if not tensor._owned:
+            require_usable(tensor.gpu_buffer, self._device.handle, where)
 
     # ------------------------------------------------------------------ running
 

@@ -19,7 +19,6 @@ import pytest
 from gpucompile import webnn
 from gpucompile.errors import (
     ClosedError,
-    DeviceError,
     DeviceLost,
     InputError,
     PassError,
@@ -320,11 +319,24 @@ def test_buffers_that_cannot_be_imported(context: MLContext, device: Any) -> Non
     ):
         with pytest.raises(TypeInferenceError, match=f"import_gpu_buffer: .*{text}"):
             context.import_gpu_buffer(buffer, "float32", [3])
-    with Device.open() as other, pytest.raises(TypeInferenceError, match="another device"):
+    with Device.open() as other, pytest.raises(InputError, match=r"import_gpu_buffer: .* another device"):
         context.import_gpu_buffer(buffer_of(other), "float32", [3])
-    gone = buffer_of(device)
-    gone.destroy()
-    tensor = context.import_gpu_buffer(gone, "float32", [3], readable=True)
-    with pytest.raises(DeviceError, match="destroyed"):
-        context.read_tensor(tensor)
-    assert context.read_tensor(tensors(context, 1)[0]).tolist() == [0, 0, 0]
+
+
+def test_imported_buffers_that_their_owner_destroys(context: MLContext, device: Any) -> None:
+    """wgpu-native ends the process when such a buffer is submitted."""
+    graph, (other,) = increment(context), tensors(context, 1)
+    raw = buffer_of(device)
+    tensor = context.import_gpu_buffer(raw, "float32", [3], readable=True, writable=True)
+    assert context.read_tensor(tensor).tolist() == [0, 0, 0]
+    raw.destroy()
+    for call in (
+        lambda: context.read_tensor(tensor),
+        lambda: context.write_tensor(tensor, bytes(12)),
+        lambda: context.dispatch(graph, {"x": tensor}, {"y": other}),
+        lambda: context.dispatch(graph, {"x": other}, {"y": tensor}),
+        lambda: context.import_gpu_buffer(raw, "float32", [3]),
+    ):
+        with pytest.raises(InputError, match="was destroyed"):
+            call()
+    assert context.read_tensor(other).tolist() == [0, 0, 0]
