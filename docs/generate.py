@@ -36,6 +36,12 @@ FILE = Path(__file__).resolve().parent / "operators.md"
 SHORT = {"float32": "f32", "float16": "f16", "int32": "i32", "uint32": "u32", "int64": "i64", "uint64": "u64"}
 SHORT |= {"int8": "i8", "uint8": "u8"}
 FAMILIES = {m for m in sys.modules if m.startswith("gpucompile.frontends.onnx.")} - {call.__name__}
+LEGEND = {
+    "W": "a WGSL kernel for every WebGPU device",
+    "F": "a WGSL kernel where the device has the feature `shader-f16`",
+    "r": "the numpy interpreter only: constants are folded with it, a graph that needs it on the GPU is refused by name",
+    "-": "allowed, and not there yet",
+}
 SAMPLES = 3  # cases tried for one data type
 
 HEAD = """# Operators
@@ -43,12 +49,9 @@ HEAD = """# Operators
 Made by `python -m docs.generate` from the op classes; edit those, not this file.
 
 Data types are those of the operand that may have most of them (its name follows the operator where it is not the
-first one). Every data type that the specification allows has a column entry:
+first one). Every data type that the specification allows has a mark:
 
-- **W** a WGSL kernel for every WebGPU device
-- **F** a WGSL kernel where the device has the feature `shader-f16`
-- **r** the numpy interpreter only: constants are folded with it, a graph that needs it on the GPU is refused by name
-- **-** allowed, and not there yet
+{legend}
 
 *ranks*: of that operand. *cases*: tests of the class, each on the adapter and against the interpreter. *vectors*: tests
 of the W3C suite that use the operator. *ONNX*: ops whose import may use this operator; `=` marks the one equal to it.
@@ -76,7 +79,8 @@ def document() -> str:
     rows = [row(name, vectors, imports) for name in sorted((*OPERATORS, "split"))]
     missing = [r[0] for r in rows if len(r) == 1]
     lines = [titles, ["---"] * len(titles), *(r for r in rows if len(r) > 1)]
-    text = HEAD + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    legend = "\n".join(f"- **{m}** {text}" for m, text in LEGEND.items() if any(m in row[1:9] for row in rows))
+    text = HEAD.replace("{legend}", legend) + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
     if missing:
         text += f"\nNot there yet: {', '.join(missing)}.\n"
     others = sorted(name for name in imports if name not in OPERATORS and op_class(name) is not None)
