@@ -40,6 +40,8 @@ class MLGraphBuilder:
     (a TypeError and a ValueError)."""
 
     def __init__(self, context: MLContext) -> None:
+        if not callable(getattr(context, "create_graph_builder", None)):
+            raise TypeInferenceError(f"MLGraphBuilder: {context!r} is not an MLContext")
         context._require_open()
         self._context = context
         self._graph = Graph("webnn")
@@ -68,7 +70,7 @@ class MLGraphBuilder:
         """A constant: an array; bytes or an array with data type and shape; a number with a data type; or an MLTensor
         of `create_constant_tensor`. The data is copied. The specification's order (descriptor or data type first) is
         understood as well."""
-        where = f"constant{f' {label!r}' if label else ''}"
+        where = _where("constant", label)
         self._require_open(where)
         if isinstance(value, MLTensor):
             array = self._from_tensor(value, where)
@@ -183,8 +185,8 @@ class MLGraphBuilder:
         attributes: dict[str, Any] = {}
         for key, value in given.items():
             if key not in hints and key not in extra:
-                known = ", ".join([*hints, *extra, *(o.rstrip("?") for o in cls.operands if o.endswith("?"))])
-                raise TypeInferenceError(f"{where}: there is no option {key}; there are {known or 'none'}, label")
+                known = [*hints, *extra, *(o.rstrip("?") for o in cls.operands if o.endswith("?")), "label"]
+                raise TypeInferenceError(f"{where}: there is no option {key}; options: {', '.join(known)}")
             if value is not None:
                 finite = (name, key) not in UNRESTRICTED
                 attributes[key] = attribute(hints.get(key, str), value, f"{where}: {key}", finite)
@@ -199,9 +201,10 @@ class MLGraphBuilder:
         try:
             op = complete(name, cls, types, attributes)
             for i, t in enumerate(op.result_types(*types)):
-                check_size(t, self._context._max_bytes, f"result {i}")
+                check_size(t, self._context._max_bytes, f"{name}: result {i}")
         except TypeInferenceError as e:
-            raise TypeInferenceError(f"{where}: {e}" if "'" in where else str(e)) from None
+            text = str(e) if where == name else f"{where}: {e}"
+            raise TypeInferenceError(text + _names(cls, values)) from None
         node = self._graph.insert(op, tuple(values), name=label)
         out = [MLOperand(self, v) for v in node.outputs]
         return out[0] if len(out) == 1 else out
@@ -265,7 +268,16 @@ def _keep_needed(graph: Graph) -> None:
 
 
 def _where(name: str, label: object) -> str:
+    if not isinstance(label, str):
+        raise TypeInferenceError(f"{name}: label is {label!r}, a string is wanted")
     return f"{name} {label!r}" if label else name
+
+
+def _names(cls: type[Op], values: Sequence[Value | None]) -> str:
+    """What the operands that have a name are called: the end of a message about their types."""
+    op = object.__new__(cls)  # only asked how it calls its operands
+    named = [f"{op.operand_name(i)} is {v.name!r}" for i, v in enumerate(values) if v is not None and v.name]
+    return f" ({', '.join(named[:8])})" if named else ""
 
 
 def _method(name: str) -> Callable[..., Any]:

@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gpucompile.errors import ClosedError, GpucompileError, InputError, TypeInferenceError, UnsupportedError
-from gpucompile.webnn import ML, MLContext, MLGraph, MLGraphBuilder
-
-F32 = np.float32
-
-
-@pytest.fixture
-def context(device: Any) -> Iterator[MLContext]:
-    with ML().create_context(gpu_device=device) as context:
-        yield context
-
-
-def example(context: MLContext) -> MLGraph:
-    """(a + b) * (c + d) with constants a, c and inputs b, d."""
-    builder = MLGraphBuilder(context)
-    shape = [1, 2, 2, 2]
-    half = np.full(shape, 0.5, F32)
-    a, c = builder.constant(half), builder.constant(half.tobytes(), data_type="float32", shape=shape)
-    b, d = (builder.input(name, data_type="float32", shape=shape) for name in ("b", "d"))
-    return builder.build({"out": builder.mul(builder.add(a, b), builder.add(c, d))})
-
-
-def increment(context: MLContext, by: float = 1.0) -> MLGraph:
-    builder = MLGraphBuilder(context)
-    x = builder.input("x", "float32", [3])
-    return builder.build({"y": builder.add(x, builder.constant(by, data_type="float32"))})
-
-
-def tensors(context: MLContext, count: int, shape: tuple[int, ...] = (3,)) -> list[Any]:
-    return [context.create_tensor("float32", shape, readable=True, writable=True) for _ in range(count)]
+from gpucompile.webnn import ML, MLContext, MLGraphBuilder
+from tests.webnn_graphs import F32, example, increment, tensors
 
 
 def test_the_published_example(context: MLContext) -> None:
