@@ -15,7 +15,7 @@ from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.runtime.executable import load
 from gpucompile.webnn.objects import MLGraph, MLOperand, MLOperandDescriptor, MLTensor
-from gpucompile.webnn.operators import ALIASES, OPERATORS, UNRESTRICTED, complete, extra_options, op_class
+from gpucompile.webnn.operators import ALIASES, OPERATORS, SEQUENCES, UNRESTRICTED, complete, extra_options, op_class
 from gpucompile.webnn.validation import (
     array_of,
     attribute,
@@ -204,7 +204,7 @@ class MLGraphBuilder:
             raise TypeInferenceError(f"{where}: {e}" if "'" in where else str(e)) from None
         node = self._graph.insert(op, tuple(values), name=label)
         out = [MLOperand(self, v) for v in node.outputs]
-        return out[0] if len(out) == 1 else out
+        return out if name in SEQUENCES else out[0]
 
     def _operand(self, value: object, name: str, where: str) -> Value:
         if not isinstance(value, MLOperand):

@@ -48,6 +48,9 @@ ALIASES = {
 #: Options of type MLNumber; every other number is a `double`, which must be finite.
 UNRESTRICTED = {("clamp", "min_value"), ("clamp", "max_value"), ("pad", "value")}
 
+#: Operators that return a list of operands, be it of one.
+SEQUENCES = frozenset({"gru", "lstm", "lstm_cell"})
+
 _POOLS = ("average_pool2d", "l2_pool2d", "max_pool2d")
 
 
