@@ -7,6 +7,7 @@
     reductions of single elements     (no axes, or extents of 1) -> abs(x), x * x, log(x) or x, reshaped
     gather and scatter by constants   int64 indices -> int32, where all fit
     cast(arg_max(x) as int64)         cast(arg_max(x) as int32), and arg_min
+    quantize_, dequantize_linear      casts and arithmetic, see _quantize.py
     outputs                           that are inputs, constants or another output -> identity of them
 
 Run fold-constants and dce first, so that what only served to compute shapes is gone. Linear time.
@@ -31,6 +32,7 @@ from gpucompile.ops.movement import Reshape, Transpose
 from gpucompile.ops.normalize import BatchNormalization, InstanceNormalization, LayerNormalization
 from gpucompile.ops.pool import Pool2d
 from gpucompile.ops.scan import ArgMinMax
+from gpucompile.passes import _quantize
 from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passmanager.base import Context, Pass
 
@@ -230,4 +232,5 @@ RULES: Rules = {
     Pool2d: (widen_bytes,),
     reduction.ReduceLogSumExp: (reduction_of_nothing, log_sum_exp),
     BatchNormalization: (batch_norm,),
+    **_quantize.RULES,
 }

@@ -93,7 +93,7 @@ class Recurrent(Anchor, abstract=True):
         return dict(zip(self.layout, np.split(product, len(self.layout), axis=-1), strict=True))
 
     def activate(self, index: int, x: np.ndarray) -> np.ndarray:
-        return np.asarray(ACTIVATIONS[self.activations[index]](x))
+        return ACTIVATIONS[self.activations[index]](x)
 
     def step(self, x: np.ndarray, state: State, parameters: Arrays) -> State:
         """The next state of one direction from input [batch, width]."""
@@ -103,7 +103,7 @@ class Recurrent(Anchor, abstract=True):
 def _affine(x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None) -> np.ndarray:
     assert weight is not None
     out = x @ weight.T
-    return out if bias is None else out + bias
+    return np.asarray(out if bias is None else out + bias)
 
 
 @dataclass(frozen=True)

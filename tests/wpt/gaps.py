@@ -1,6 +1,4 @@
-"""What is known not to pass: suite -> reason -> file -> tests. It must shrink: a test that passes has to leave it.
-
-Operators without a class are no entries here: `check.py` finds them, and wants UnsupportedError for them."""
+"""What is known not to pass: suite -> reason -> file -> tests. It must shrink: a test that passes has to leave it."""
 
 from __future__ import annotations
 
