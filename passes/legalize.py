@@ -26,6 +26,7 @@ from gpucompile.ir.types import DataType
 from gpucompile.ops import elementwise, reduction
 from gpucompile.ops.activation import Clamp
 from gpucompile.ops.categories import Reduction
+from gpucompile.ops.conv import ConvTranspose2d
 from gpucompile.ops.gather import Indexed, Scatter
 from gpucompile.ops.logical import Cast
 from gpucompile.ops.movement import Reshape, Transpose
@@ -222,7 +223,16 @@ def widen_bytes(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return add(Cast(dtype), add(node.op, *operands))
 
 
+def whole_groups(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """Refuse a transposed convolution whose groups do not divide its channels, which has a type but no result."""
+    op, (x, filter) = node.op, node.operand_values[:2]
+    assert isinstance(op, ConvTranspose2d)
+    op.require_whole_groups(op.geometry(x.type, filter.type))
+    return None
+
+
 RULES: Rules = {
+    ConvTranspose2d: (whole_groups,),
     Cast: (narrow_cast,),
     Indexed: (narrow_indices,),
     Scatter: (narrow_indices, widen_bytes),
