@@ -6,7 +6,7 @@
 
 Three sweeps over the graph, each linear: epilogues of anchors, prologues of anchors, then maps of what is left.
 A producer is taken only if nobody else reads it (recomputing a movement would cost nothing, but kept alone it may
-become an alias). A reshape or concat at the edge of a group stays outside: the planner turns it into an alias.
+become an alias), or if all who do are in the same map and read it at the same coordinates. A reshape or concat at the edge of a group stays outside: the planner turns it into an alias.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ class _Group:
     root: Node
     anchor: Node | None
     members: dict[Node, None] = field(default_factory=dict)
+    aligned: set[Node] = field(default_factory=set)  # of a map: evaluated at the result's coordinates, so only once
+
+    def __post_init__(self) -> None:
+        if self.anchor is None:
+            self.aligned.add(self.root)
 
     def externals(self) -> dict[Value, None]:
         """Values read from outside that need a binding."""
@@ -142,14 +147,15 @@ class Fuse(Pass):
             node = v.producer
             if node is None or node in groups or not isinstance(node.op, (Elementwise, Movement)):
                 continue
-            if v.use_count != 1:
+            in_place = _at_result(group, v)
+            if v.use_count != 1 and not in_place:
                 ctx.remark(node, f"not fused into {group.root.op.name}: {v.use_count} operands read its result")
                 continue
             if not _types_fit(group.anchor, node):
                 continue
             if isinstance(node.op, Concat) and group.anchor is not None:
                 continue  # operands written side by side are better than a choice at every load
-            if often and isinstance(node.op, Elementwise) and _slow(node):
+            if often and isinstance(node.op, Elementwise) and _slow(node, groups):
                 ctx.remark(node, f"not fused into {group.root.op.name}: too slow to repeat for every tile")
                 continue
             if isinstance(node.op, Reshape) and not _worth(node, groups):
@@ -163,6 +169,8 @@ class Fuse(Pass):
                 continue
             group.members[node] = None
             groups[node] = group
+            if in_place:
+                group.aligned.add(node)
             taken = True
             stack.extend(node.operand_values)
         return taken
@@ -200,10 +208,22 @@ def _types_fit(anchor: Node | None, node: Node) -> bool:
     return all(v.type.dtype.bits != 64 for v in (*node.operand_values, node.output))
 
 
-def _slow(node: Node) -> bool:
+def _at_result(group: _Group, value: Value) -> bool:
+    """Whether a map evaluates `value` at the coordinates of its result and nowhere else, though several nodes may read
+    it: then it is computed once."""
+    return value.type.shape == group.root.output.type.shape and all(
+        node in group.aligned and isinstance(node.op, Elementwise) for node in value.users
+    )
+
+
+def _slow(node: Node, groups: dict[Node, _Group]) -> bool:
+    """Whether a formula, or one that only it reads, is too slow to repeat: both together become one map."""
     assert isinstance(node.op, Elementwise)
     text = node.op.wgsl([f"x{i}" for i in range(len(node.operand_values))], "f32", "f32")
-    return any(f in text for f in _SLOW)
+    return any(f in text for f in _SLOW) or any(
+        above is not None and above not in groups and isinstance(above.op, Elementwise) and _slow(above, groups)
+        for above in (v.producer for v in node.operand_values if v.use_count == 1)
+    )
 
 
 def _inline(value: Value) -> bool:

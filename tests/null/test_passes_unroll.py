@@ -25,7 +25,7 @@ def network(b: Build, op: Op, gates: int, steps: int, hidden: int = 4, direction
 
 def test_all_inputs_are_one_product() -> None:
     b = Build()
-    graph = check(b, "unroll,fold-constants,canonicalize,cse,dce", STEPS_3, *network(b, Lstm(3, hidden_size=4), 4, 3))
+    graph = check(b, "unroll,fold-constants,canonicalize,cse,dce", STEPS_3, *network(b, Lstm(steps=3, hidden_size=4), 4, 3))
     products = [node for node in graph.nodes if node.op.name == "gemm"]
     assert [node.output.type.shape for node in products] == [(6, 16), (2, 16), (2, 16)]
     assert all(len(node.operand_values) == 3 for node in products), "biases and projections are the products' c"
@@ -71,7 +71,7 @@ def test_both_directions_alternate() -> None:
 
 def nodes_after(steps: int) -> int:
     b = Build()
-    outputs = network(b, Lstm(steps, hidden_size=4, return_sequence=True), 4, steps)
+    outputs = network(b, Lstm(steps=steps, hidden_size=4, return_sequence=True), 4, steps)
     b.graph.set_outputs({f"y{i}": v for i, v in enumerate(outputs)})
     PassManager("default").run(b.graph)
     return sum(n for name, n in Graph.statistics(b.graph).items() if name != "constant")

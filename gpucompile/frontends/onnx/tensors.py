@@ -16,7 +16,6 @@ from gpucompile.errors import ModelError, UnsupportedError
 from gpucompile.ir.graph import Literal
 from gpucompile.ir.op import NIBBLES
 from gpucompile.ir.types import DataType, TensorType
-from gpucompile.runtime.nibbles import unpack_nibbles
 
 #: ONNX element type -> data type. Bool becomes uint8, as in WebNN.
 DATA_TYPES: dict[int, DataType] = {
@@ -55,10 +54,10 @@ def read_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray | L
         raise ModelError(f"{what} has a negative dimension: {list(shape)}")
     if kind not in NIBBLES:
         return _read(tensor, folder, kind.numpy, shape, what)
-    if tensor.data_location != TensorProto.EXTERNAL and not tensor.HasField("raw_data"):
-        return Literal(_typed(tensor, kind.numpy, what), TensorType(kind, shape))
-    packed = _read(tensor, folder, np.dtype(np.uint8), ((math.prod(shape) + 1) // 2,), what)
-    return Literal(unpack_nibbles(packed, shape, kind.is_signed), TensorType(kind, shape))
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.HasField("raw_data"):
+        packed = _read(tensor, folder, np.dtype(np.uint8), ((math.prod(shape) + 1) // 2,), what)
+        tensor = TensorProto(data_type=tensor.data_type, dims=shape, raw_data=packed.tobytes())
+    return Literal(_typed(tensor, kind.numpy, what), TensorType(kind, shape))
 
 
 def _read(
