@@ -6,12 +6,13 @@
 
 Three sweeps over the graph, each linear: epilogues of anchors, prologues of anchors, then maps of what is left.
 A producer is taken only if nobody else reads it (recomputing a movement would cost nothing, but kept alone it may
-become an alias), or if all who do are in the same map and read it at the same coordinates. A reshape or concat at the edge of a group stays outside: the planner turns it into an alias.
+become an alias), or if all who do are in the same map and read it at the same coordinates. A reshape, a concat or a
+slice of rows at the edge of a group stays outside: the planner turns it into an alias.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpucompile.ir.graph import Constant, Graph, Literal, Node, Return, Value
 from gpucompile.ops.categories import Elementwise, Movement, Reduction
@@ -231,8 +232,28 @@ def _inline(value: Value) -> bool:
     return value.constant is not None and value.type.size == 1
 
 
+def _leave_rows_outside(graph: Graph, group: _Group) -> None:
+    """Where a group reads but some rows of a tensor, slice these outside: that is an alias, and groups that differ in
+    nothing but the rows that they read, as the steps of a recurrent network do, share one shader."""
+    for v in group.externals():
+        readers = [node for node in group.members if v in node.operand_values]
+        windows = [node.op for node in readers if isinstance(node.op, Slice)]
+        if v.constant is not None or v.type.rank == 0 or len(windows) < len(readers):
+            continue
+        begin = min(w.starts[0] for w in windows)
+        end = max(w.starts[0] + w.sizes[0] for w in windows)
+        rows, *rest = v.type.shape
+        if end - begin == rows or v.type.nbytes // rows % 4:  # the planner has aliases of whole words only
+            continue
+        outside = graph.add(Slice((begin, *(0 for _ in rest)), (end - begin, *rest)), v, before=group.root)
+        for node, window in zip(readers, windows, strict=True):
+            node.op = replace(window, starts=(window.starts[0] - begin, *window.starts[1:]))
+            node.inputs = (outside,)
+
+
 def _replace(graph: Graph, group: _Group, order: dict[Node, int]) -> None:
     """Put one `Fused` node in the place of the group's root, which is its last member."""
+    _leave_rows_outside(graph, group)
     members = sorted(group.members, key=order.__getitem__)
     body = Graph("body")
     inner: dict[Value, Value] = {}
