@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from gpucompile.compiler import compile
 from gpucompile.errors import UnsupportedError
 from gpucompile.ir.graph import Value
 from gpucompile.ir.interpret import interpret
@@ -24,6 +25,7 @@ from gpucompile.ops.quantize import DequantizeLinear, QuantizeLinear
 from gpucompile.ops.reduction import ReduceMean, ReduceSum
 from gpucompile.passmanager.base import Context
 from gpucompile.passmanager.manager import PassManager
+from gpucompile.target import DEFAULT_LIMITS, Target
 from tests.null.graphs import Build, chain, check, the
 
 # canonicalize --------------------------------------------------------------------------------------------------------
@@ -349,6 +351,15 @@ def test_groups_that_share_channels_have_a_type_but_no_result() -> None:
     for pipeline in ("legalize", "default"):
         with pytest.raises(UnsupportedError, match="3 groups do not divide 1 input channels"):
             PassManager(pipeline).run(b.graph.clone())
+
+
+@pytest.mark.parametrize(("dtype", "columns", "concats"), [("u8", 3, 4), ("f16", 3, 4), ("f16", 4, 1), ("f32", 3, 1)])
+def test_concat_of_many_narrow_operands(dtype: str, columns: int, concats: int) -> None:
+    """At most 7 operands where neighbours share words; others are written one by one, whatever their number."""
+    b = Build()
+    operands = [b.x(1, columns, name=f"x{i}", dtype=DataType.parse(dtype)) for i in range(20)]
+    check(b, "legalize", {"concat": concats}, b(Concat(0), *operands), tolerance=0.0)
+    compile(b.graph, Target(("shader-f16",), DEFAULT_LIMITS))
 
 
 def test_quantisation_becomes_casts_and_arithmetic() -> None:
