@@ -217,13 +217,17 @@ def _at_result(group: _Group, value: Value) -> bool:
     )
 
 
-def _slow(node: Node, groups: dict[Node, _Group]) -> bool:
-    """Whether a formula, or one that only it reads, is too slow to repeat: both together become one map."""
+def _slow(node: Node, groups: dict[Node, _Group], depth: int = 4) -> bool:
+    """Whether a formula, or one that only it reads (through at most `depth` others), is too slow to repeat: together
+    they become one map."""
     assert isinstance(node.op, Elementwise)
     text = node.op.wgsl([f"x{i}" for i in range(len(node.operand_values))], "f32", "f32")
-    return any(f in text for f in _SLOW) or any(
-        above is not None and above not in groups and isinstance(above.op, Elementwise) and _slow(above, groups)
-        for above in (v.producer for v in node.operand_values if v.use_count == 1)
+    if any(f in text for f in _SLOW):
+        return True
+    above = [v.producer for v in node.operand_values if v.use_count == 1] if depth else []
+    return any(
+        n is not None and n not in groups and isinstance(n.op, Elementwise) and _slow(n, groups, depth - 1)
+        for n in above
     )
 
 
