@@ -39,7 +39,7 @@ FAMILIES = {m for m in sys.modules if m.startswith("gpucompile.frontends.onnx.")
 LEGEND = {
     "W": "a WGSL kernel for every WebGPU device",
     "F": "a WGSL kernel where the device has the feature `shader-f16`",
-    "r": "the numpy interpreter only: constants are folded with it, a graph that needs it on the GPU is refused by name",
+    "r": "the numpy interpreter only: constants fold with it, a graph that needs it on the GPU is refused",
     "-": "allowed, and not there yet",
 }
 SAMPLES = 3  # cases tried for one data type

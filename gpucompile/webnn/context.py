@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from gpucompile.errors import ClosedError, InputError, TypeInferenceError, UnsupportedError
+from gpucompile.ir.op import NIBBLES
 from gpucompile.ir.types import TensorType
 from gpucompile.passmanager.pipeline import parse_pipeline
 from gpucompile.runtime.buffers import require_usable
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import Executable
+from gpucompile.runtime.nibbles import pack_nibbles
 from gpucompile.target import Target
 from gpucompile.webnn import limits
 from gpucompile.webnn.builder import MLGraphBuilder
@@ -220,7 +222,7 @@ class MLContext:
             self._upload(tensor, array)
 
     def _upload(self, tensor: MLTensor, array: np.ndarray) -> None:
-        data = array.reshape(-1).view(np.uint8)
+        data = pack_nibbles(array) if tensor._type.dtype in NIBBLES else array.reshape(-1).view(np.uint8)
         if data.size % 4:
             data = np.concatenate((data, np.zeros(-data.size % 4, np.uint8)))
         with self._device.guard(f"writing {tensor!r}"):
@@ -228,7 +230,8 @@ class MLContext:
 
     def read_tensor(self, tensor: MLTensor, out: Any = None) -> Any:
         """The contents of a readable tensor after everything dispatched so far, as a new array; or copied into `out`,
-        an array or writable buffer of the same number of bytes, which is then returned."""
+        an array or writable buffer of the same number of bytes, which is then returned. 4-bit tensors come as bytes of
+        two elements, the first one in the lower half: a flat uint8 array."""
         return self._start_read(tensor, out).wait()
 
     def read_tensor_async(self, tensor: MLTensor, out: Any = None) -> Coroutine[Any, Any, Any]:

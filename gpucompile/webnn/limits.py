@@ -43,8 +43,7 @@ def op_support_limits(supported: frozenset[DataType], max_bytes: int) -> dict[st
         **{name: everything for name in ("input", "constant", "output")},
     }
     for name in (*OPERATORS, "split"):
-        if name == "split" or op_class(name) is not None:
-            result[name] = {key: each.structure(supported) for key, each in operator_limits(name).items()}
+        result[name] = {key: each.structure(supported) for key, each in operator_limits(name).items()}
     return result
 
 
@@ -54,7 +53,6 @@ def operator_limits(name: str) -> dict[str, Limits]:
     if name == "split":  # several slices of at least one axis
         return {"input": Limits(lowest=1), "outputs": Limits(lowest=1)}
     cls = op_class(name)
-    assert cls is not None
     operands = {o.rstrip("?*"): Limits(*cls.constraints.get(o.rstrip("?*"), ())) for o in cls.operands}
     return operands | _results(cls, operands)
 

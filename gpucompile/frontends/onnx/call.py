@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 
 from gpucompile.errors import ModelError, UnsupportedError
-from gpucompile.frontends.onnx.tensors import to_array
+from gpucompile.frontends.onnx.tensors import read_tensor
 from gpucompile.ir.graph import Graph, Value
-from gpucompile.ir.op import Op
+from gpucompile.ir.op import NIBBLES, Op
 from gpucompile.ir.types import DataType, TensorType
 
 Operand = Value | np.ndarray
@@ -65,7 +65,7 @@ class Call:
     # reading the node ----------------------------------------------------------------------------------------------
 
     def attr(self, name: str, default: Any = None) -> Any:
-        """An attribute's value: int, float, str, list of those, or numpy array."""
+        """An attribute's value: int, float, str, list of those, numpy array, or Literal of 4-bit elements."""
         return self.attributes.get(name, default)
 
     def has(self, index: int) -> bool:
@@ -117,10 +117,11 @@ class Call:
     # writing the graph ---------------------------------------------------------------------------------------------
 
     def add(self, op: Op, *operands: Operand | None) -> Operand:
-        """The result of an op: an array if all operands are arrays and the result is small, else a value."""
+        """The result of an op: an array if all operands are arrays and the result is small (and not of 4 bits, which
+        numpy lacks), else a value."""
         if operands and not any(isinstance(v, Value) for v in operands):
             (result,) = op.result_types(*(None if v is None else type_of(v) for v in operands))
-            if result.size <= FOLD_LIMIT:
+            if result.size <= FOLD_LIMIT and result.dtype not in NIBBLES:
                 with np.errstate(all="ignore"):
                     return np.asarray(op.reference(*operands))
         return self.builder.graph.add(op, *(None if v is None else self.builder.value(v) for v in operands))
@@ -196,7 +197,7 @@ def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
         elif a.type == kinds.STRINGS:
             out[a.name] = [s.decode("utf-8", "replace") for s in a.strings]
         elif a.type == kinds.TENSOR:
-            out[a.name] = to_array(a.t, None)
+            out[a.name] = read_tensor(a.t, None)
         elif a.type in (kinds.INT, kinds.FLOAT, kinds.INTS, kinds.FLOATS):
             value = onnx.helper.get_attribute_value(a)
             out[a.name] = list(value) if isinstance(value, Sequence) or hasattr(value, "extend") else value

@@ -24,9 +24,9 @@ import gpucompile.ops  # noqa: F401  (registers the ops)
 from gpucompile.errors import GpucompileError, InputError, ModelError, TypeInferenceError, UnsupportedError
 from gpucompile.frontends import onnx as _family
 from gpucompile.frontends.onnx.call import Builder, Call, Function, Operand, find_function, read_attributes
-from gpucompile.frontends.onnx.tensors import numpy_dtype, to_array
-from gpucompile.ir.graph import Graph, Value
-from gpucompile.ir.types import DataType, TensorType
+from gpucompile.frontends.onnx.tensors import data_type, read_tensor
+from gpucompile.ir.graph import Graph, Literal, Value
+from gpucompile.ir.types import TensorType
 
 #: The oldest opset whose ops have today's meaning (broadcasting) throughout.
 OLDEST_OPSET = 7
@@ -121,7 +121,7 @@ class _Import:
             if not info.type.HasField("tensor_type"):
                 raise UnsupportedError(f"input {info.name!r} is not a tensor")
             tensor = info.type.tensor_type
-            dtype = DataType.of(numpy_dtype(tensor.elem_type, f"input {info.name!r}"))
+            dtype = data_type(tensor.elem_type, f"input {info.name!r}")
             if not tensor.HasField("shape"):
                 raise UnsupportedError(f"input {info.name!r} has no shape; set one in the model")
             shape = []
@@ -206,9 +206,12 @@ class _Import:
         if name not in self.env:
             if name not in self.initializers:
                 raise ModelError(f"{user}: {name!r} is not defined anywhere")
-            array = to_array(self.initializers[name], self.folder)
-            self.builder.names[id(array)] = name
-            self.env[name] = array
+            data = read_tensor(self.initializers[name], self.folder)
+            if isinstance(data, Literal):
+                self.env[name] = self.builder.graph.constant(data, name=name)
+            else:
+                self.builder.names[id(data)] = name
+                self.env[name] = data
         return self.env[name]
 
     def _import(self, node: onnx.NodeProto, function: Function, read: set[str]) -> None:

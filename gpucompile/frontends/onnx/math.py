@@ -11,7 +11,7 @@ import onnx
 
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, scalar, type_of
-from gpucompile.frontends.onnx.tensors import numpy_dtype
+from gpucompile.frontends.onnx.tensors import data_type
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType
 from gpucompile.ops.activation import (
@@ -165,7 +165,7 @@ def cast(call: Call) -> Operand:
         return call.add(Cast(call.type(1).dtype), x)
     if call.attr("to") == onnx.TensorProto.BOOL:
         return call.add(NotEqual(), x, scalar(0, call.type().dtype))
-    to = DataType.of(numpy_dtype(call.attr("to", 0), "the result"))
+    to = data_type(call.attr("to", 0), "the result")
     return x if call.type().dtype == to else call.add(Cast(to), x)
 
 
