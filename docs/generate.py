@@ -34,7 +34,7 @@ from tests.wpt import suite
 
 FILE = Path(__file__).resolve().parent / "operators.md"
 SHORT = {"float32": "f32", "float16": "f16", "int32": "i32", "uint32": "u32", "int64": "i64", "uint64": "u64"}
-SHORT |= {"int8": "i8", "uint8": "u8"}
+SHORT |= {"int8": "i8", "uint8": "u8", "int4": "i4", "uint4": "u4"}
 FAMILIES = {m for m in sys.modules if m.startswith("gpucompile.frontends.onnx.")} - {call.__name__}
 LEGEND = {
     "W": "a WGSL kernel for every WebGPU device",
@@ -79,7 +79,9 @@ def document() -> str:
     rows = [row(name, vectors, imports) for name in sorted((*OPERATORS, "split"))]
     missing = [r[0] for r in rows if len(r) == 1]
     lines = [titles, ["---"] * len(titles), *(r for r in rows if len(r) > 1)]
-    legend = "\n".join(f"- **{m}** {text}" for m, text in LEGEND.items() if any(m in row[1:9] for row in rows))
+    legend = "\n".join(
+        f"- **{m}** {text}" for m, text in LEGEND.items() if any(m in row[1 : 1 + len(DATA_TYPES)] for row in rows)
+    )
     text = HEAD.replace("{legend}", legend) + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
     if missing:
         text += f"\nNot there yet: {', '.join(missing)}.\n"
