@@ -6,14 +6,16 @@
         return call.add(Reshape(shape), call.operand(0))
 
 An `Operand` is a value of the graph or a numpy array: what is known at import stays an array until a node of the graph
-reads it. `Call.add` computes an op on arrays at once, so shape arithmetic folds while the model is read.
+reads it. `Call.add` computes an op on arrays at once, so shape arithmetic folds while the model is read. A tensor without
+elements is always an array. A sequence is a list of operands, an optional is its element or ABSENT: neither outlives
+the import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias, Union
 
 import numpy as np
 import onnx
@@ -24,11 +26,37 @@ from gpucompile.ir.graph import Graph, Value
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType, TensorType
 
+
+
+class Absent:
+    """An optional without an element; ABSENT is the only one."""
+
+
+ABSENT = Absent()
+
 Operand = Value | np.ndarray
-Function = Callable[["Call"], Operand | tuple[Operand | None, ...]]
+#: Whatever a name can stand for.
+Anything: TypeAlias = Union[Operand, list["Anything"], Absent]
+Function = Callable[["Call"], Anything | tuple[Anything | None, ...]]
+Subgraph = Callable[[onnx.GraphProto, Sequence[Anything]], list[Anything]]
 
 #: Ops on known operands are computed at import up to this many elements; larger ones are left to the passes.
 FOLD_LIMIT = 1 << 20
+
+
+class DataDependentError(UnsupportedError):
+    """Something must be known when the model is compiled, but depends on graph inputs. `inputs` names them: with values
+    for these (`import_model(..., inputs={name: array})`) the model may compile."""
+
+    def __init__(self, message: str, inputs: frozenset[str] = frozenset()) -> None:
+        super().__init__(message)
+        self.inputs = inputs
+
+
+def located(e: UnsupportedError | ModelError, where: str) -> UnsupportedError | ModelError:
+    """The error with a place in front of its message."""
+    message = f"{where}: {e}"
+    return DataDependentError(message, e.inputs) if isinstance(e, DataDependentError) else type(e)(message)
 
 
 @dataclass
@@ -58,9 +86,10 @@ class Call:
     builder: Builder
     node: onnx.NodeProto
     version: int  # of the opset
-    inputs: list[Operand | None]
+    inputs: list[Anything | None]
     attributes: dict[str, Any]
     wanted: tuple[bool, ...]  # which outputs anyone reads
+    subgraph: Subgraph  # the results of a graph attribute for its inputs
 
     # reading the node ----------------------------------------------------------------------------------------------
 
@@ -73,25 +102,40 @@ class Call:
         return index < len(self.inputs) and self.inputs[index] is not None
 
     def operand(self, index: int) -> Operand:
-        """Input `index`, which must be present."""
-        operand = self.inputs[index] if index < len(self.inputs) else None
+        """Input `index`, a tensor that must be present."""
+        operand = self.optional(index)
         if operand is None:
             raise ModelError(f"input {index} is missing")
         return operand
 
     def optional(self, index: int) -> Operand | None:
-        """Input `index` or None."""
-        return self.inputs[index] if index < len(self.inputs) else None
+        """Input `index`, a tensor, or None."""
+        operand = self.inputs[index] if index < len(self.inputs) else None
+        if isinstance(operand, (list, Absent)):
+            raise ModelError(f"input {index} is a {'sequence' if isinstance(operand, list) else 'missing optional'}")
+        return operand
+
+    def sequence(self, index: int) -> list[Anything]:
+        """Input `index`, which must be a sequence."""
+        operand = self.inputs[index] if index < len(self.inputs) else None
+        if not isinstance(operand, list):
+            raise ModelError(f"input {index} is no sequence")
+        return operand
+
+    def operands(self) -> list[Operand]:
+        """All inputs, tensors that must be present."""
+        return [self.operand(i) for i in range(len(self.inputs))]
 
     def type(self, index: int = 0) -> TensorType:
         """The type of input `index`."""
         return type_of(self.operand(index))
 
     def array(self, index: int, what: str) -> np.ndarray:
-        """Input `index` as an array. Raises UnsupportedError where it is known only when the model runs."""
+        """Input `index` as an array. Raises DataDependentError where it is known only when the model runs."""
         operand = self.operand(index)
         if isinstance(operand, Value):
-            self.unsupported(f"its {what} depends on the data; it must be a constant")
+            names = frozenset(graph_inputs(operand))
+            raise DataDependentError(f"its {what} depends on the data; it must be a constant", names)
         return operand
 
     def ints(self, index: int, what: str) -> list[int] | None:
@@ -118,9 +162,12 @@ class Call:
 
     def add(self, op: Op, *operands: Operand | None) -> Operand:
         """The result of an op: an array if all operands are arrays and the result is small, else a value."""
-        if operands and not any(isinstance(v, Value) for v in operands):
+        known = bool(operands) and not any(isinstance(v, Value) for v in operands)
+        if known or any(isinstance(v, np.ndarray) and not v.size for v in operands):
             (result,) = op.result_types(*(None if v is None else type_of(v) for v in operands))
-            if result.size <= FOLD_LIMIT:
+            if not result.size:
+                return np.zeros(result.shape, result.dtype.numpy)
+            if known and result.size <= FOLD_LIMIT:
                 with np.errstate(all="ignore"):
                     return np.asarray(op.reference(*operands))
         return self.builder.graph.add(op, *(None if v is None else self.builder.value(v) for v in operands))
@@ -134,6 +181,19 @@ def type_of(operand: Operand) -> TensorType:
         return TensorType.of(operand)
     except KeyError:
         raise UnsupportedError(f"a tensor of data type {operand.dtype}") from None
+
+
+def graph_inputs(value: Value) -> Iterator[str]:
+    """The names of the graph inputs that a value is computed from."""
+    seen, stack = {value}, [value]
+    while stack:
+        v = stack.pop()
+        if v.producer is None:
+            yield v.name
+        else:
+            new = [u for u in v.producer.operand_values if u not in seen]
+            seen.update(new)
+            stack.extend(new)
 
 
 def scalar(value: float, dtype: DataType) -> np.ndarray:
@@ -151,34 +211,40 @@ class _Entry:
     function: Function
 
 
-_FUNCTIONS: dict[str, list[_Entry]] = {}
+_FUNCTIONS: dict[tuple[str, str], list[_Entry]] = {}
+
+#: The domain of ONNX Runtime's own ops.
+MICROSOFT = "com.microsoft"
 
 
-def onnx_op(*names: str, since: int = 1, until: int | None = None) -> Callable[[Function], Function]:
+def onnx_op(
+    *names: str, domain: str = "", since: int = 1, until: int | None = None
+) -> Callable[[Function], Function]:
     """Register an import function for ONNX ops, for opsets from `since` up to, but not including, `until`."""
 
     def register(function: Function) -> Function:
         for name in names:
-            _FUNCTIONS.setdefault(name, []).append(_Entry(since, until, function))
+            _FUNCTIONS.setdefault((domain, name), []).append(_Entry(since, until, function))
         return function
 
     return register
 
 
-def find_function(name: str, version: int) -> Function | None:
-    """The import function of an ONNX op at an opset version; 1:1 ops come from the op classes."""
-    for entry in _FUNCTIONS.get(name, ()):
+def find_function(domain: str, name: str, version: int) -> Function | None:
+    """The import function of an op at an opset version of its domain; 1:1 ops come from the op classes."""
+    for entry in _FUNCTIONS.get((domain, name), ()):
         if entry.since <= version and (entry.until is None or version < entry.until):
             return entry.function
-    for op in Op.registry.values():
-        if op.onnx == name:
-            return _one_to_one(op)
+    if domain == "":
+        for op in Op.registry.values():
+            if op.onnx == name:
+                return _one_to_one(op)
     return None
 
 
 def _one_to_one(op: type[Op]) -> Function:
     def function(call: Call) -> Operand:
-        return call.add(op(), *call.inputs)
+        return call.add(op(), *(call.optional(i) for i in range(len(call.inputs))))
 
     return function
 
@@ -186,18 +252,21 @@ def _one_to_one(op: type[Op]) -> Function:
 # Attributes --------------------------------------------------------------------------------------------------------
 
 
-def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attribute values by name."""
+def read_attributes(node: onnx.NodeProto, outer: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Attribute values by name. In a function's body they may refer to `outer`, the attributes of the call."""
     kinds = onnx.AttributeProto
     out: dict[str, Any] = {}
     for a in node.attribute:
-        if a.type == kinds.STRING:
+        if a.ref_attr_name:
+            if a.ref_attr_name in (outer or {}):
+                out[a.name] = (outer or {})[a.ref_attr_name]
+        elif a.type == kinds.STRING:
             out[a.name] = a.s.decode("utf-8", "replace")
         elif a.type == kinds.STRINGS:
             out[a.name] = [s.decode("utf-8", "replace") for s in a.strings]
         elif a.type == kinds.TENSOR:
             out[a.name] = to_array(a.t, None)
-        elif a.type in (kinds.INT, kinds.FLOAT, kinds.INTS, kinds.FLOATS):
+        elif a.type in (kinds.INT, kinds.FLOAT, kinds.INTS, kinds.FLOATS, kinds.GRAPH, kinds.TYPE_PROTO):
             value = onnx.helper.get_attribute_value(a)
             out[a.name] = list(value) if isinstance(value, Sequence) or hasattr(value, "extend") else value
         else:

@@ -37,6 +37,11 @@ def numpy_dtype(element_type: int, what: str) -> np.dtype[np.generic]:
     return DTYPES[element_type]
 
 
+def element_type(dtype: np.dtype[np.generic]) -> int:
+    """The ONNX element type of a numpy dtype that DTYPES has."""
+    return next(e for e, d in DTYPES.items() if d == dtype)
+
+
 def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
     """A tensor's data. `folder` is where external data may lie; None: nowhere.
 
