@@ -13,7 +13,7 @@ kind only compute.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -31,7 +31,7 @@ from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import load
 
 #: A tensor, a sequence of them, or an optional without an element.
-Data: TypeAlias = Union[np.ndarray, list["Data"], None]
+Data: TypeAlias = np.ndarray | list["Data"] | None
 
 
 class GraphRunner:

@@ -105,9 +105,7 @@ def _data(case: TestCase) -> tuple[onnx.ModelProto, list[tuple[list[Any], list[A
     model = onnx.load(folder / "model.onnx")
     sets = []
     for place in sorted(folder.glob("test_data_set*")):
-        sets.append(
-            (_load(place, "input", model.graph.input), _load(place, "output", model.graph.output))
-        )
+        sets.append((_load(place, "input", model.graph.input), _load(place, "output", model.graph.output)))
     return model, sets
 
 

@@ -13,9 +13,9 @@ the import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeAlias, Union
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import onnx
@@ -27,7 +27,6 @@ from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType, TensorType
 
 
-
 class Absent:
     """An optional without an element; ABSENT is the only one."""
 
@@ -36,7 +35,7 @@ ABSENT = Absent()
 
 Operand = Value | np.ndarray
 #: Whatever a name can stand for.
-Anything: TypeAlias = Union[Operand, list["Anything"], Absent]
+Anything: TypeAlias = Operand | list["Anything"] | Absent
 Function = Callable[["Call"], Anything | tuple[Anything | None, ...]]
 Subgraph = Callable[[onnx.GraphProto, Sequence[Anything]], list[Anything]]
 
@@ -108,6 +107,13 @@ class Call:
             raise ModelError(f"input {index} is missing")
         return operand
 
+    def present(self, index: int) -> Anything:
+        """Input `index`, of any kind, which must be present."""
+        found = self.inputs[index] if index < len(self.inputs) else None
+        if found is None:
+            raise ModelError(f"input {index} is missing")
+        return found
+
     def optional(self, index: int) -> Operand | None:
         """Input `index`, a tensor, or None."""
         operand = self.inputs[index] if index < len(self.inputs) else None
@@ -132,7 +138,10 @@ class Call:
 
     def array(self, index: int, what: str) -> np.ndarray:
         """Input `index` as an array. Raises DataDependentError where it is known only when the model runs."""
-        operand = self.operand(index)
+        return self.known(self.operand(index), what)
+
+    def known(self, operand: Operand, what: str) -> np.ndarray:
+        """The operand as an array. Raises DataDependentError where it is known only when the model runs."""
         if isinstance(operand, Value):
             names = frozenset(graph_inputs(operand))
             raise DataDependentError(f"its {what} depends on the data; it must be a constant", names)
@@ -217,9 +226,7 @@ _FUNCTIONS: dict[tuple[str, str], list[_Entry]] = {}
 MICROSOFT = "com.microsoft"
 
 
-def onnx_op(
-    *names: str, domain: str = "", since: int = 1, until: int | None = None
-) -> Callable[[Function], Function]:
+def onnx_op(*names: str, domain: str = "", since: int = 1, until: int | None = None) -> Callable[[Function], Function]:
     """Register an import function for ONNX ops, for opsets from `since` up to, but not including, `until`."""
 
     def register(function: Function) -> Function:
@@ -252,15 +259,27 @@ def _one_to_one(op: type[Op]) -> Function:
 # Attributes --------------------------------------------------------------------------------------------------------
 
 
-def read_attributes(node: onnx.NodeProto, outer: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Attribute values by name. In a function's body they may refer to `outer`, the attributes of the call."""
+def resolved(node: onnx.NodeProto, outer: Mapping[str, onnx.AttributeProto]) -> onnx.NodeProto:
+    """A node of a function's body with the attributes that refer to those of the call, `outer`, in place."""
+    if not any(a.ref_attr_name for a in node.attribute):
+        return node
+    out = onnx.NodeProto()
+    out.CopyFrom(node)
+    del out.attribute[:]
+    for a in node.attribute:
+        found = outer.get(a.ref_attr_name) if a.ref_attr_name else a
+        if found is not None:
+            out.attribute.add().CopyFrom(found)
+            out.attribute[-1].name = a.name
+    return out
+
+
+def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Attribute values by name."""
     kinds = onnx.AttributeProto
     out: dict[str, Any] = {}
     for a in node.attribute:
-        if a.ref_attr_name:
-            if a.ref_attr_name in (outer or {}):
-                out[a.name] = (outer or {})[a.ref_attr_name]
-        elif a.type == kinds.STRING:
+        if a.type == kinds.STRING:
             out[a.name] = a.s.decode("utf-8", "replace")
         elif a.type == kinds.STRINGS:
             out[a.name] = [s.decode("utf-8", "replace") for s in a.strings]

@@ -14,7 +14,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -40,9 +40,9 @@ for _module in pkgutil.iter_modules(_family.__path__):
 
 #: What an input is taken to be: a graph input of a type, or known data; lists of these for sequences, None for an
 #: optional without an element.
-InputSpec: TypeAlias = Union[TensorType, np.ndarray, list["InputSpec"], None]
+InputSpec: TypeAlias = TensorType | np.ndarray | list["InputSpec"] | None
 #: What an output is: the name of a graph output, or known data; lists for sequences, None for an absent optional.
-Result: TypeAlias = Union[str, np.ndarray, list["Result"], None]
+Result: TypeAlias = str | np.ndarray | list["Result"] | None
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, type_of
-from gpucompile.ops.movement import Concat, Expand, Pad, Reshape, Slice, Transpose, Triangular
+from gpucompile.ops.movement import Concat, Expand, Pad, Reshape, Reverse, Slice, Transpose, Triangular
 from gpucompile.ops.movement import Tile as TileOp
 
 
@@ -76,7 +77,7 @@ def transpose(call: Call) -> Operand:
 
 @onnx_op("Concat")
 def concat(call: Call) -> Operand:
-    operands = [call.operand(i) for i in range(len(call.inputs))]
+    operands = call.operands()
     full = [v for v in operands if math.prod(type_of(v).shape)] or operands[:1]  # empty parts add nothing
     return call.add(Concat(call.axis(call.attr("axis", 1), call.type().rank)), *full) if len(full) > 1 else full[0]
 
@@ -96,24 +97,33 @@ def slice_(call: Call) -> Operand:
         if step == 0:
             raise ModelError(f"axis {axis}: step 0")
         windows[axis] = slice(start, end, step)
-    x = call.operand(0)
+    return sliced(call, call.operand(0), windows)
+
+
+def sliced(call: Call, x: Operand, windows: Sequence[slice]) -> Operand:
+    """x[windows], as numpy has it."""
     if isinstance(x, np.ndarray):
         return x[tuple(windows)]
-    return sliced(call, x, windows)
-
-
-def sliced(call: Call, x: Operand, windows: list[slice]) -> Operand:
     shape = type_of(x).shape
     ranges = [range(d)[w] for d, w in zip(shape, windows, strict=True)]
-    if any(len(r) == 0 for r in ranges):
-        call.unsupported(f"the slice of {type_of(x)} is empty")
-    if any(r.step < 0 and len(r) > 1 for r in ranges):
-        call.unsupported("negative steps")
-    sizes = tuple((len(r) - 1) * max(r.step, 1) + 1 for r in ranges)
-    if sizes == shape:
-        return x
-    steps = tuple(max(r.step, 1) for r in ranges)
-    return call.add(Slice(tuple(r.start for r in ranges), sizes, steps if max(steps) > 1 else None), x)
+    sizes = tuple(len(r) for r in ranges)
+    if 0 in sizes:
+        return np.zeros(sizes, type_of(x).dtype.numpy)
+    backward = tuple(i for i, r in enumerate(ranges) if r.step < 0 and len(r) > 1)
+    ranges = [r[::-1] if i in backward else r for i, r in enumerate(ranges)]
+    steps = tuple(r.step if len(r) > 1 else 1 for r in ranges)
+    spans = tuple((n - 1) * s + 1 for n, s in zip(sizes, steps, strict=True))
+    if spans != shape:
+        x = call.add(Slice(tuple(r.start for r in ranges), spans, steps if max(steps) > 1 else None), x)
+    elif sizes != shape:
+        x = call.add(Slice((0,) * len(shape), spans, steps), x)
+    return call.add(Reverse(backward), x) if backward else x
+
+
+def unsqueezed(call: Call, x: Operand, axis: int) -> Operand:
+    """x with an axis of extent 1 inserted."""
+    shape = type_of(x).shape
+    return call.add(Reshape((*shape[:axis], 1, *shape[axis:])), x)
 
 
 @onnx_op("Split")
@@ -179,8 +189,8 @@ def tile(call: Call) -> Operand:
     repeats = call.ints(1, "repeats") or []
     if len(repeats) != t.rank:
         raise ModelError(f"{len(repeats)} repeats for {t}")
-    if t.rank and min(repeats) < 1:
-        call.unsupported(f"repeats {repeats} make an empty tensor")
+    if 0 in repeats:
+        return np.zeros([r * d for r, d in zip(repeats, t.shape, strict=True)], t.dtype.numpy)
     return call.add(TileOp(tuple(repeats)), call.operand(0))
 
 

@@ -25,6 +25,7 @@ from gpucompile.frontends.onnx.call import (
     find_function,
     located,
     read_attributes,
+    resolved,
     type_of,
 )
 from gpucompile.frontends.onnx.tensors import element_type, to_array
@@ -45,7 +46,7 @@ class Scope:
         initializers: Iterable[onnx.TensorProto] = (),
         folder: Path | None = None,
         parent: Scope | None = None,
-        attributes: dict[str, Any] | None = None,
+        attributes: Mapping[str, onnx.AttributeProto] | None = None,
     ) -> None:
         self.builder = builder
         self.versions = versions
@@ -58,7 +59,7 @@ class Scope:
             self.initializers[t.name] = t
         self.folder = folder
         self.parent = parent
-        self.attributes = attributes  # of the call, in a function's body
+        self.attributes = attributes or {}  # of the call, in a function's body
         self.env: dict[str, Anything | None] = {}
 
     def run(self) -> list[Anything]:
@@ -159,17 +160,19 @@ class Scope:
     def _run_body(self, call: Call, schema: Any, version: int) -> list[Anything]:
         body = onnx.FunctionProto()
         if schema.has_function:
-            body.ParseFromString(schema.get_function_with_opset_version(_latest(schema.function_opset_versions, version)))
+            body.ParseFromString(
+                schema.get_function_with_opset_version(_latest(schema.function_opset_versions, version))
+            )
         else:
             _check(call.node, version)  # ONNX's builders of bodies crash on nodes that are wrong
             at = _latest(schema.context_dependent_function_opset_versions, version)
             types = [_type_proto(v).SerializeToString() for v in call.inputs]
             text = schema.get_context_dependent_function_with_opset_version(at, call.node.SerializeToString(), types)
             body.ParseFromString(text)
-        defaults = onnx.NodeProto()
-        defaults.attribute.extend(a.default_value for a in schema.attributes.values() if a.default_value.name)
-        attributes = {**read_attributes(defaults), **call.attributes}
-        versions = {**self.versions, **{("" if o.domain == "ai.onnx" else o.domain): o.version for o in body.opset_import}}
+        attributes = {n: a.default_value for n, a in schema.attributes.items() if a.default_value.name}
+        attributes.update((a.name, a) for a in call.node.attribute)
+        versions = dict(self.versions)
+        versions.update(("" if o.domain == "ai.onnx" else o.domain, int(o.version)) for o in body.opset_import)
         count = max((i + 1 for i, wanted in enumerate(call.wanted) if wanted), default=0)
         scope = Scope(self.builder, versions, list(body.node), list(body.output)[:count], attributes=attributes)
         scope.env.update(dict.fromkeys(body.input) | dict(zip(body.input, call.inputs, strict=False)))
@@ -187,12 +190,12 @@ class Scope:
         return scope.run()
 
     def _import(self, node: onnx.NodeProto, function: Function, read: set[str]) -> None:
-        place = where(node)
+        node, place = resolved(node, self.attributes), where(node)
         inputs = [self.lookup(name, place) if name else None for name in node.input]
         try:
             wanted = tuple(name in read for name in node.output)
             version = self.versions.get("" if node.domain == "ai.onnx" else node.domain, 1)
-            attributes = read_attributes(node, self.attributes)
+            attributes = read_attributes(node)
             out = function(Call(self.builder, node, version, inputs, attributes, wanted, self.subgraph))
         except (ModelError, UnsupportedError) as e:
             raise located(e, place) from e
@@ -242,7 +245,7 @@ def _check(node: onnx.NodeProto, version: int) -> None:
     """Raise ModelError for a node that its schema does not allow."""
     context = onnx.checker.C.CheckerContext()
     context.ir_version = onnx.IR_VERSION
-    context.opset_imports = {node.domain: version}
+    context.opset_imports = {"": onnx.defs.onnx_opset_version(), node.domain: version}
     try:
         onnx.checker.check_node(node, context)
     except onnx.checker.ValidationError as e:

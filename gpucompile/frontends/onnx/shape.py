@@ -7,12 +7,12 @@ import math
 import numpy as np
 
 from gpucompile.errors import ModelError
-from gpucompile.frontends.onnx.call import FOLD_LIMIT, Call, Operand, onnx_op
+from gpucompile.frontends.onnx.call import FOLD_LIMIT, Anything, Call, Operand, onnx_op
 
 
 @onnx_op("Identity")
-def identity(call: Call) -> Operand:
-    return call.operand(0)
+def identity(call: Call) -> Anything:
+    return call.present(0)
 
 
 @onnx_op("Dropout")
