@@ -11,9 +11,7 @@ import numpy as np
 from gpucompile.ir.op import INTS, Constraint
 from gpucompile.ir.types import DataType
 from gpucompile.ops.categories import Cases, tensor
-from gpucompile.ops.formula import ANY_RANK, Binary, retype
-
-UNSIGNED = frozenset(d for d in INTS if not d.is_signed)
+from gpucompile.ops.formula import ANY_RANK, Binary, retype, scalar
 
 
 @dataclass(frozen=True)
@@ -66,34 +64,39 @@ class BitwiseXor(Bitwise):
 
 
 @dataclass(frozen=True)
-class Shift(Bitwise, abstract=True):
-    """Unsigned integers moved by b bits; bits that leave are lost, also where b is all of them or more."""
+class ShiftLeft(Bitwise):
+    """a moved up by b bits. Bits that leave are lost, also where b, taken as unsigned, is all of them or more."""
 
-    constraints: ClassVar[dict[str, Constraint]] = {"a": (UNSIGNED, *ANY_RANK), "b": (UNSIGNED, *ANY_RANK)}
     domain: ClassVar[tuple[float, float]] = (0.0, 40.0)
-    symbol: ClassVar[str] = ""
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
         a, b = args
         u = retype(t, "u32")
-        return f"select({a} {self.symbol} ({u}({b}) & {u}(31u)), {t}(0), {b} > {t}(31))"
+        return f"select({a} << ({u}({b}) & {u}(31u)), {t}(0), {u}({b}) > {u}(31u))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
-        a, b = ins
-        bits = a.dtype.itemsize * 8
-        moved = np.left_shift if self.symbol == "<<" else np.right_shift
-        return np.where(b < bits, moved(a, np.minimum(b, bits - 1).astype(a.dtype)), 0).astype(a.dtype)
+        a, b, bits = _unsigned(*ins)
+        return np.where(b < bits, np.left_shift(a, np.minimum(b, bits - 1).astype(a.dtype)), 0).astype(a.dtype)
 
 
 @dataclass(frozen=True)
-class ShiftLeft(Shift):
-    """a << b"""
+class ShiftRight(Bitwise):
+    """a moved down by b bits, copies of its sign entering where it is signed; b as in ShiftLeft."""
 
-    symbol: ClassVar[str] = "<<"
+    domain: ClassVar[tuple[float, float]] = (0.0, 40.0)
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        a, b = args
+        u = retype(t, "u32")
+        most = f"min({u}({b}), {u}(31u))"
+        return f"{a} >> {most}" if scalar(t) == "i32" else f"select({a} >> {most}, {t}(0), {u}({b}) > {u}(31u))"
+
+    def compute(self, *ins: np.ndarray) -> np.ndarray:
+        a, b, bits = _unsigned(*ins)
+        moved = np.right_shift(a, np.minimum(b, bits - 1).astype(a.dtype))
+        return np.asarray(moved if a.dtype.kind == "i" else np.where(b < bits, moved, 0)).astype(a.dtype)
 
 
-@dataclass(frozen=True)
-class ShiftRight(Shift):
-    """a >> b"""
-
-    symbol: ClassVar[str] = ">>"
+def _unsigned(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """The operands, the second as unsigned, and how many bits they have."""
+    return a, b.astype(b.dtype.str.replace("i", "u")), a.dtype.itemsize * 8

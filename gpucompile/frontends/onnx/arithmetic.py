@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, scalar, type_of
+from gpucompile.frontends.onnx.gather import one_hot
 from gpucompile.ir.types import DataType
 from gpucompile.ops.activation import Elu, Linear, Sigmoid
-from gpucompile.ops.bitwise import BitwiseAnd, BitwiseXor, ShiftLeft, ShiftRight
+from gpucompile.ops.bitwise import BitwiseXor, ShiftLeft, ShiftRight
 from gpucompile.ops.elementwise import Abs, Add, Div, Floor, Mul, Sign, Sub
-from gpucompile.ops.logical import Greater, Lesser, LogicalAnd, NotEqual, Where
+from gpucompile.ops.logical import Cast, Greater, IsInfinite, Lesser, LogicalAnd, NotEqual, Where
+from gpucompile.ops.movement import Reshape
 from gpucompile.ops.scan import ArgMax
 
 
@@ -21,6 +24,9 @@ def mod(call: Call) -> Operand:
     if dtype.is_float:
         whole = call.add(Mul(), call.add(Sign(), whole), call.add(Floor(), call.add(Abs(), whole)))
     rest = call.add(Sub(), a, call.add(Mul(), whole, b))
+    if dtype.is_float:  # what infinity leaves of a is a, and of infinity NaN
+        finite = call.add(Add(), a, call.add(Mul(), a, scalar(0, dtype)))
+        rest = call.add(Where(), call.add(IsInfinite(), b), finite, rest)
     if call.attr("fmod", 0) or not dtype.is_signed:
         return rest
     zero = scalar(0, dtype)
@@ -32,15 +38,22 @@ def mod(call: Call) -> Operand:
 @onnx_op("BitwiseNot")
 def bitwise_not(call: Call) -> Operand:
     dtype = call.type().dtype
-    ones = np.array(-1 if dtype.is_signed else np.iinfo(dtype.numpy).max, dtype.numpy)
+    ones = np.array(-1 if dtype.is_signed else 2**dtype.bits - 1, dtype.numpy)
     return call.add(BitwiseXor(), call.operand(0), ones)
 
 
 @onnx_op("BitShift")
 def bit_shift(call: Call) -> Operand:
-    left = call.attr("direction") == "LEFT"
-    out = call.add(ShiftLeft() if left else ShiftRight(), call.operand(0), call.operand(1))
-    return call.add(BitwiseAnd(), out, scalar(255, DataType.UINT8)) if type_of(out).dtype is DataType.UINT8 else out
+    """Bytes are shifted as words, and cut off again."""
+    dtype, a, b = call.type().dtype, call.operand(0), call.operand(1)
+    direction = call.attr("direction")
+    if direction not in ("LEFT", "RIGHT"):
+        raise ModelError(f"unknown direction {direction!r}")
+    op = ShiftLeft() if direction == "LEFT" else ShiftRight()
+    if dtype.bits > 8:
+        return call.add(op, a, b)
+    word = Cast(DataType.INT32 if dtype.is_signed else DataType.UINT32)
+    return call.add(Cast(dtype), call.add(op, call.add(word, a), call.add(word, b)))
 
 
 @onnx_op("Celu")
@@ -72,9 +85,6 @@ def swish(call: Call) -> Operand:
 @onnx_op("Hardmax")
 def hardmax(call: Call) -> Operand:
     """1 at the first largest element of each line, else 0; before opset 13 all axes from `axis` on are one line."""
-    from gpucompile.frontends.onnx.gather import one_hot
-    from gpucompile.ops.movement import Reshape
-
     t, x = call.type(), call.operand(0)
     axis = call.axis(call.attr("axis", -1 if call.version >= 13 else 1), t.rank)
     if call.version < 13:

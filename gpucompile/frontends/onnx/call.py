@@ -6,9 +6,9 @@
         return call.add(Reshape(shape), call.operand(0))
 
 An `Operand` is a value of the graph or a numpy array: what is known at import stays an array until a node of the graph
-reads it. `Call.add` computes an op on arrays at once, so shape arithmetic folds while the model is read. A tensor without
-elements is always an array. A sequence is a list of operands, an optional is its element or ABSENT: neither outlives
-the import.
+reads it. `Call.add` computes an op on arrays at once, so shape arithmetic folds while the model is read. A tensor
+without elements is always an array. A sequence is a list of operands, an optional is its element or ABSENT: neither
+outlives the import.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gpucompile.frontends.onnx.tensors import to_array
 from gpucompile.ir.graph import Graph, Value
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType, TensorType
+from gpucompile.ops.logical import Cast, Comparison, Predicate, Where
 
 
 class Absent:
@@ -65,6 +66,16 @@ class Builder:
     graph: Graph
     constants: dict[int, tuple[np.ndarray, Value]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)  # of initializers
+    booleans: dict[int, Operand] = field(default_factory=dict)  # uint8 operands that are bool in ONNX, by id
+
+    def boolean(self, operand: Operand) -> Operand:
+        """Remember that an operand is bool in ONNX, whose functions treat masks of bool and of uint8 differently."""
+        self.booleans[id(operand)] = operand
+        return operand
+
+    def is_boolean(self, operand: Operand) -> bool:
+        """Whether an operand is bool in ONNX."""
+        return id(operand) in self.booleans
 
     def value(self, operand: Operand) -> Value:
         """The operand as a value; an array gets a constant node, once."""
@@ -171,6 +182,14 @@ class Call:
 
     def add(self, op: Op, *operands: Operand | None) -> Operand:
         """The result of an op: an array if all operands are arrays and the result is small, else a value."""
+        out = self._add(op, operands)
+        if type_of(out).dtype is DataType.UINT8 and not isinstance(op, Cast):
+            data = [v for v in operands[isinstance(op, Where) :] if v is not None]
+            if isinstance(op, (Comparison, Predicate)) or self.builder.is_boolean(data[0]):
+                self.builder.boolean(out)
+        return out
+
+    def _add(self, op: Op, operands: Sequence[Operand | None]) -> Operand:
         known = bool(operands) and not any(isinstance(v, Value) for v in operands)
         if known or any(isinstance(v, np.ndarray) and not v.size for v in operands):
             (result,) = op.result_types(*(None if v is None else type_of(v) for v in operands))

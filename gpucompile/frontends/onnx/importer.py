@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 import gpucompile.ops  # noqa: F401  (registers the ops)
 from gpucompile.errors import InputError, ModelError, UnsupportedError
 from gpucompile.frontends import onnx as _family
-from gpucompile.frontends.onnx.call import ABSENT, Anything, Builder, Operand, located
+from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Builder, Operand, located
 from gpucompile.frontends.onnx.scope import Scope
 from gpucompile.frontends.onnx.tensors import numpy_dtype
 from gpucompile.ir.graph import Graph, Value
@@ -167,7 +167,10 @@ class _Import:
                 raise InputError(f"inputs: the model has no input {name!r}; it has {', '.join(sorted(names))}")
         for info in self.proto.input:
             if info.name in self.inputs:
-                self.scope.env[info.name] = self._given(info.name, self.inputs[info.name])
+                given = self._given(info.name, self.inputs[info.name])
+                if not isinstance(given, (list, Absent)) and _is_boolean(info):
+                    self.builder.boolean(given)
+                self.scope.env[info.name] = given
                 self.scope.initializers.pop(info.name, None)
             elif info.name not in self.scope.initializers:
                 if info.name in self.scope.env:
@@ -200,7 +203,8 @@ class _Import:
             if name not in self.dims:
                 unbound.append((info.name, axis, name))
             shape.append(self.dims.get(name, 1))
-        return self.builder.graph.add_input(info.name, TensorType(dtype, tuple(shape)))
+        value = self.builder.graph.add_input(info.name, TensorType(dtype, tuple(shape)))
+        return self.builder.boolean(value) if _is_boolean(info) else value
 
     def _check_dims(self, unbound: list[tuple[str, int, str]], known: set[str]) -> None:
         for name, value in self.dims.items():
@@ -215,6 +219,10 @@ class _Import:
             python = ", ".join(f'"{n}": 1' for n in names)
             command = " ".join(f"--dim {n}=1" for n in names)
             raise UnsupportedError(f"free dimensions: {where}. Give each a size: dims={{{python}}} or {command}")
+
+
+def _is_boolean(info: onnx.ValueInfoProto) -> bool:
+    return bool(info.type.tensor_type.elem_type == onnx.TensorProto.BOOL)
 
 
 def _flat(result: Anything, name: str) -> Iterator[tuple[Operand, str]]:

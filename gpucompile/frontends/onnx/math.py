@@ -213,4 +213,19 @@ def reduction(call: Call) -> Operand:
     chosen = tuple(sorted(call.axis(a, t.rank) for a in axes)) if axes else None
     if chosen is not None and len(set(chosen)) != len(chosen):
         raise ModelError(f"axes {axes} are not distinct")
+    if not t.size:
+        return _of_nothing(call, kind, chosen)
     return call.add(_REDUCTIONS[kind](chosen, bool(call.attr("keepdims", 1))), call.operand(0))
+
+
+def _of_nothing(call: Call, kind: str, axes: tuple[int, ...] | None) -> Operand:
+    """What a reduction of a tensor without elements yields."""
+    t = call.type()
+    (out,) = ReduceSum(axes, bool(call.attr("keepdims", 1))).infer(t)
+    lowest, highest = -math.inf, math.inf
+    if not t.dtype.is_float:
+        info = np.iinfo(t.dtype.value)
+        lowest, highest = info.min, 1 if call.builder.is_boolean(call.operand(0)) else info.max
+    value = {"ReduceMax": lowest, "ReduceMin": highest, "ReduceProd": 1, "ReduceMean": math.nan}.get(kind, 0)
+    value = -math.inf if kind in ("ReduceLogSum", "ReduceLogSumExp") else value
+    return np.full(out.shape, value, t.dtype.numpy)

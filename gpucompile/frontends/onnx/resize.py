@@ -1,6 +1,6 @@
 """Resize and Upsample.
 
-What is half-pixel sampling at exact ratios, or means the same, is WebNN's resample2d. Everything else goes axis by axis:
+What is half-pixel sampling at exact ratios, or means the same, is resample2d. Everything else goes axis by axis:
 nearest is a gather with constant indices; linear, cubic and antialiased are products with a constant matrix whose rows
 are the weights of one result position.
 """

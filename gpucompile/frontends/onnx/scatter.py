@@ -18,9 +18,9 @@ from gpucompile.frontends.onnx.gather import indices_of, positive
 from gpucompile.frontends.onnx.movement import sliced
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType
-from gpucompile.ops.elementwise import Add, Max, Min, Mul
+from gpucompile.ops.elementwise import Add, Max, Min, Mul, Sub
 from gpucompile.ops.gather import GatherElements, GatherNd, ScatterElements, ScatterNd
-from gpucompile.ops.logical import Equal, Where
+from gpucompile.ops.logical import Equal, GreaterOrEqual, Where
 from gpucompile.ops.movement import Expand, Pad, Reshape, Transpose
 from gpucompile.ops.reduction import Reduce, ReduceMax, ReduceMin, ReduceProduct, ReduceSum
 
@@ -35,13 +35,13 @@ _COMBINE: dict[str, tuple[Op, type[Reduce]]] = {
 }
 
 
-def _identity(kind: str, dtype: DataType) -> np.ndarray:
+def identity(kind: str, dtype: DataType) -> np.ndarray:
     """What changes nothing in a reduction."""
     if kind in ("add", "mul"):
         return np.array(kind == "mul", dtype.numpy)
     if dtype.is_float:
         return np.array(-math.inf if kind == "max" else math.inf, dtype.numpy)
-    info = np.iinfo(dtype.numpy)
+    info = np.iinfo(dtype.value)
     return np.array(info.min if kind == "max" else info.max, dtype.numpy)
 
 
@@ -116,7 +116,7 @@ def _look_up(call: Call, kind: str, data: Operand, indices: Operand, updates: Op
     positions = np.arange(n).astype(type_of(indices).dtype.numpy).reshape(n, 1, *ones)
     meant = call.add(Equal(), call.add(Reshape((o, 1, m, *ones)), indices), positions)
     wide = call.add(Reshape((o, 1, m, *r)), updates)
-    chosen = call.add(Where(), meant, wide, _identity(kind, t.dtype))
+    chosen = call.add(Where(), meant, wide, identity(kind, t.dtype))
     return call.add(op, data, call.add(reduce((2,)), chosen))
 
 
@@ -168,9 +168,6 @@ def tensor_scatter(call: Call) -> Operand:
     dtype = type_of(starts).dtype
     positions = call.add(Add(), call.add(Reshape((t.shape[0], 1)), starts), steps.astype(dtype.numpy))
     if call.attr("mode", "linear") == "circular":
-        from gpucompile.ops.elementwise import Sub
-        from gpucompile.ops.logical import GreaterOrEqual
-
         extent = np.array(t.shape[axis], dtype.numpy)
         over = call.add(GreaterOrEqual(), positions, extent)
         positions = call.add(Where(), over, call.add(Sub(), positions, extent), positions)

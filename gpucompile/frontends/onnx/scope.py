@@ -80,6 +80,8 @@ class Scope:
             if name in self.initializers:
                 array = to_array(self.initializers[name], self.folder)
                 self.builder.names[id(array)] = name
+                if self.initializers[name].data_type == onnx.TensorProto.BOOL:
+                    self.builder.boolean(array)
                 self.env[name] = array
             elif self.parent:
                 return self.parent.lookup(name, user)
@@ -152,12 +154,12 @@ class Scope:
         if schema is None or not (schema.has_function or schema.has_context_dependent_function):
             return None
 
-        def function(call: Call) -> tuple[Anything, ...]:
+        def function(call: Call) -> tuple[Anything | None, ...]:
             return tuple(self._run_body(call, schema, version))
 
         return function
 
-    def _run_body(self, call: Call, schema: Any, version: int) -> list[Anything]:
+    def _run_body(self, call: Call, schema: Any, version: int) -> list[Anything | None]:
         body = onnx.FunctionProto()
         if schema.has_function:
             body.ParseFromString(
@@ -166,17 +168,30 @@ class Scope:
         else:
             _check(call.node, version)  # ONNX's builders of bodies crash on nodes that are wrong
             at = _latest(schema.context_dependent_function_opset_versions, version)
-            types = [_type_proto(v).SerializeToString() for v in call.inputs]
+            types = [self._type_proto(v).SerializeToString() for v in call.inputs]
             text = schema.get_context_dependent_function_with_opset_version(at, call.node.SerializeToString(), types)
             body.ParseFromString(text)
         attributes = {n: a.default_value for n, a in schema.attributes.items() if a.default_value.name}
         attributes.update((a.name, a) for a in call.node.attribute)
         versions = dict(self.versions)
         versions.update(("" if o.domain == "ai.onnx" else o.domain, int(o.version)) for o in body.opset_import)
-        count = max((i + 1 for i, wanted in enumerate(call.wanted) if wanted), default=0)
-        scope = Scope(self.builder, versions, list(body.node), list(body.output)[:count], attributes=attributes)
+        wanted = [name for name, wanted in zip(body.output, call.wanted, strict=False) if wanted]
+        scope = Scope(self.builder, versions, list(body.node), wanted, attributes=attributes)
         scope.env.update(dict.fromkeys(body.input) | dict(zip(body.input, call.inputs, strict=False)))
-        return scope.run()
+        results = dict(zip(wanted, scope.run(), strict=True))
+        return [results.get(name) for name in body.output]
+
+    def _type_proto(self, operand: Anything | None) -> onnx.TypeProto:
+        """The type of an operand, as ONNX writes it."""
+        if operand is None:
+            return onnx.TypeProto()
+        if isinstance(operand, (list, Absent)):
+            raise UnsupportedError("sequences and optionals as inputs")
+        t = type_of(operand)
+        element = element_type(t.dtype.numpy)
+        if self.builder.is_boolean(operand):
+            element = onnx.TensorProto.BOOL
+        return onnx.helper.make_tensor_type_proto(element, t.shape)
 
     def subgraph(self, graph: onnx.GraphProto, inputs: Sequence[Anything]) -> list[Anything]:
         """Import a graph attribute with these inputs; returns what its outputs are."""
@@ -255,13 +270,3 @@ def _check(node: onnx.NodeProto, version: int) -> None:
 def _latest(versions: Sequence[int], version: int) -> int:
     """The newest of the versions that is not above `version`; the oldest where all are."""
     return max((v for v in versions if v <= version), default=min(versions))
-
-
-def _type_proto(operand: Anything | None) -> onnx.TypeProto:
-    """The type of an operand, as ONNX writes it."""
-    if operand is None:
-        return onnx.TypeProto()
-    if isinstance(operand, (list, Absent)):
-        raise UnsupportedError("sequences and optionals as inputs")
-    t = type_of(operand)
-    return onnx.helper.make_tensor_type_proto(element_type(t.dtype.numpy), t.shape)
