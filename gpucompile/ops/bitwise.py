@@ -11,7 +11,7 @@ import numpy as np
 from gpucompile.ir.op import INTS, Constraint
 from gpucompile.ir.types import DataType
 from gpucompile.ops.categories import Cases, tensor
-from gpucompile.ops.formula import ANY_RANK, Binary, retype, scalar
+from gpucompile.ops.formula import ANY_RANK, Binary, is_wide, retype, scalar
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Bitwise(Binary, abstract=True):
 
     @classmethod
     def cases(cls) -> Cases:
-        for dtype in (DataType.UINT32, DataType.INT32, DataType.UINT8):
+        for dtype in (DataType.UINT32, DataType.INT32, DataType.UINT8, DataType.INT64, DataType.UINT64):
             if dtype in cls.constraints["a"][0]:
                 yield cls(), (tensor(3, 7, dtype=dtype), tensor(7, dtype=dtype))
                 yield cls(), (tensor(2, 8, dtype=dtype), tensor(2, 8, dtype=dtype))
@@ -36,6 +36,7 @@ class BitwiseAnd(Bitwise):
 
     onnx: ClassVar[str | None] = "BitwiseAnd"
     formula: ClassVar[str] = "{a} & {b}"
+    formula64: ClassVar[str] = "{a} & {b}"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.bitwise_and(*ins))
@@ -47,6 +48,7 @@ class BitwiseOr(Bitwise):
 
     onnx: ClassVar[str | None] = "BitwiseOr"
     formula: ClassVar[str] = "{a} | {b}"
+    formula64: ClassVar[str] = "{a} | {b}"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.bitwise_or(*ins))
@@ -58,6 +60,7 @@ class BitwiseXor(Bitwise):
 
     onnx: ClassVar[str | None] = "BitwiseXor"
     formula: ClassVar[str] = "{a} ^ {b}"
+    formula64: ClassVar[str] = "{a} ^ {b}"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.bitwise_xor(*ins))
@@ -67,10 +70,13 @@ class BitwiseXor(Bitwise):
 class ShiftLeft(Bitwise):
     """a moved up by b bits. Bits that leave are lost, also where b, taken as unsigned, is all of them or more."""
 
-    domain: ClassVar[tuple[float, float]] = (0.0, 40.0)
+    domain: ClassVar[tuple[float, float]] = (0.0, 70.0)
+    formula64: ClassVar[str] = "shift_left64({a}, {b})"
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
         a, b = args
+        if is_wide(t):
+            return super().expression(args, t, r)
         u = retype(t, "u32")
         return f"select({a} << ({u}({b}) & {u}(31u)), {t}(0), {u}({b}) > {u}(31u))"
 
@@ -83,10 +89,13 @@ class ShiftLeft(Bitwise):
 class ShiftRight(Bitwise):
     """a moved down by b bits, copies of its sign entering where it is signed; b as in ShiftLeft."""
 
-    domain: ClassVar[tuple[float, float]] = (0.0, 40.0)
+    domain: ClassVar[tuple[float, float]] = (0.0, 70.0)
+    formula64: ClassVar[str] = "{I}_shift_right({a}, {b})"
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
         a, b = args
+        if is_wide(t):
+            return super().expression(args, t, r)
         u = retype(t, "u32")
         most = f"min({u}({b}), {u}(31u))"
         return f"{a} >> {most}" if scalar(t) == "i32" else f"select({a} >> {most}, {t}(0), {u}({b}) > {u}(31u))"

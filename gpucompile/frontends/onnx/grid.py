@@ -164,7 +164,7 @@ def _keys(m: Math, part: Operand, k: int) -> Operand:
 
 @onnx_op("RoiAlign")
 def roi_align(call: Call) -> Operand:
-    """Averages (or maxima) of linear samples in the bins of regions; sampling_ratio must be given, or regions constant."""
+    """Averages of linear samples in the bins of regions. Regions are constant: they become matrices of weights."""
     t = call.type()
     height, width = call.attr("output_height", 1), call.attr("output_width", 1)
     ratio, scale = call.attr("sampling_ratio", 0), call.attr("spatial_scale", 1.0)

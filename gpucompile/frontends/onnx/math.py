@@ -21,11 +21,10 @@ from gpucompile.ops.activation import (
     HardSigmoid,
     LeakyRelu,
     Linear,
-    Softplus,
     Tanh,
 )
 from gpucompile.ops.contraction import Gemm, Matmul
-from gpucompile.ops.elementwise import Add, Max, Min, Mul, Pow
+from gpucompile.ops.elementwise import Add, Div, Exp, Max, Min, Mul, Pow
 from gpucompile.ops.logical import Cast, Greater, IsInfinite, LogicalAnd, NotEqual, Where
 from gpucompile.ops.movement import Reshape
 from gpucompile.ops.reduction import (
@@ -141,7 +140,11 @@ def thresholded_relu(call: Call) -> Operand:
 
 @onnx_op("Mish")
 def mish(call: Call) -> Operand:
-    return call.add(Mul(), call.operand(0), call.add(Tanh(), call.add(Softplus(), call.operand(0))))
+    """x * tanh(softplus(x)), which is x * n / (n + 2) with n = e^x (e^x + 2); from x = 20 on it is x."""
+    x = call.operand(0)
+    e = call.add(Exp(), call.add(Clamp(-math.inf, 20.0), x))
+    n = call.add(Mul(), e, call.add(Linear(1.0, 2.0), e))
+    return call.add(Mul(), x, call.add(Div(), n, call.add(Linear(1.0, 2.0), n)))
 
 
 @onnx_op("Gelu")

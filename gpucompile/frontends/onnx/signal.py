@@ -97,16 +97,11 @@ def mel_weight_matrix(call: Call) -> Operand:
     bins, length, rate = (int(call.array(i, "parameters").reshape(-1)[0]) for i in range(3))
     low, high = (float(call.array(i, "parameters").reshape(-1)[0]) for i in (3, 4))
     dtype = numpy_dtype(call.attr("output_datatype", 1), "the result")
-    edges = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (low, high)), bins + 2)
-    at = np.floor((length + 1) * (700 * (10 ** (edges / 2595) - 1)) / rate).astype(int)
+    ends = [2595 * np.log10(1 + f / 700) for f in (low, high)]
+    mels = ends[0] + np.arange(bins + 2) * (ends[1] - ends[0]) / (bins + 2)
+    at = [int((length + 1) * 700 * (10 ** (mel / 2595) - 1) // rate) for mel in mels]
     out = np.zeros((length // 2 + 1, bins))
-    for i in range(bins):
-        left, center, right = at[i : i + 3]
-        if center == left:
-            out[center, i] = 1
-        out[left : center + 1, i] = (
-            np.arange(center - left + 1) / max(center - left, 1) if center > left else out[left : center + 1, i]
-        )
-        if right > center:
-            out[center:right, i] = np.arange(right - center, 0, -1) / (right - center)
+    for i, (left, center, right) in enumerate(zip(at, at[1:], at[2:], strict=False)):
+        out[left : center + 1, i] = np.linspace(0, 1, center - left + 1) if center > left else 1
+        out[center:right, i] = np.arange(right - center, 0, -1) / max(right - center, 1)
     return out.astype(dtype)

@@ -101,7 +101,7 @@ def eye_like(call: Call) -> Operand:
     dtype = t.dtype.numpy
     if "dtype" in call.attributes:
         dtype = numpy_dtype(call.attr("dtype"), "the result")
-    return np.eye(*t.shape, k=call.attr("k", 0), dtype=dtype)
+    return np.eye(t.shape[0], t.shape[1], call.attr("k", 0), dtype=dtype)
 
 
 @onnx_op("Det")
