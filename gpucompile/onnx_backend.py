@@ -24,7 +24,7 @@ from gpucompile.compiler import compile
 from gpucompile.errors import InputError, UnsupportedError
 from gpucompile.frontends.onnx.call import DataDependentError
 from gpucompile.frontends.onnx.importer import Imported, InputSpec, Result, import_parts
-from gpucompile.frontends.onnx.tensors import DTYPES
+from gpucompile.frontends.onnx.tensors import DTYPES, FOUR_BITS
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.types import TensorType
 from gpucompile.runtime.device import Device, default_device
@@ -82,6 +82,16 @@ class PreparedModel(BackendRep):
             inputs = dict(zip((i.name for i in self.inputs), given, strict=False))
         return {name: _normal(name, value) for name, value in inputs.items()}
 
+    def _spec(self, name: str, value: Data, constant: bool) -> InputSpec:
+        """What an input is to the importer; tensors without elements are always known."""
+        if isinstance(value, list):
+            return [self._spec(name, v, constant) for v in value]
+        if value is None or constant or not value.size:
+            return value
+        t = TensorType.of(value)
+        kind = next((FOUR_BITS.get(i.type.tensor_type.elem_type) for i in self.inputs if i.name == name), None)
+        return t if kind is None else t.with_dtype(kind)
+
     def _program(self, data: dict[str, Data]) -> tuple[Imported, Any]:
         """The program for inputs like these, compiled if there is none yet."""
         while True:
@@ -89,7 +99,7 @@ class PreparedModel(BackendRep):
             if key in self._programs:
                 return self._programs[key]
             try:
-                imported = import_parts(self.model, {n: _spec(v, n in self._constant) for n, v in data.items()})
+                imported = import_parts(self.model, {n: self._spec(n, v, n in self._constant) for n, v in data.items()})
             except DataDependentError as e:
                 new = {name.split("[")[0] if name not in data else name for name in e.inputs} - self._constant
                 if not new:
@@ -172,16 +182,11 @@ def _normal(name: str, value: Any) -> Data:
         return None if value is None else [_normal(name, v) for v in value]
     array = np.asarray(value)
     array = array.view(np.uint8) if array.dtype == np.bool_ else array
+    if array.dtype.name in ("int4", "uint4"):
+        return array.astype(array.dtype.name.replace("4", "8"))
     if array.dtype not in DTYPES.values():
         raise UnsupportedError(f"input {name!r} has the data type {array.dtype}, which is not supported")
     return array
-
-
-def _spec(value: Data, constant: bool) -> InputSpec:
-    """What an input is to the importer; tensors without elements are always known."""
-    if isinstance(value, list):
-        return [_spec(v, constant) for v in value]
-    return value if value is None or constant or not value.size else TensorType.of(value)
 
 
 def _key(value: Data, constant: bool) -> Any:
@@ -199,14 +204,15 @@ def _flat(value: Data, name: str) -> list[tuple[str, np.ndarray]]:
 
 
 def _finish(result: Result, computed: Mapping[str, np.ndarray], kind: onnx.TypeProto) -> Any:
-    """An output as ONNX wants it: uint8 that stands for bool becomes bool."""
+    """An output as ONNX wants it: bytes that stand for bool or 4-bit integers become these."""
     if isinstance(result, list):
         return [_finish(r, computed, kind.sequence_type.elem_type) for r in result]
     if kind.HasField("optional_type"):
         kind = kind.optional_type.elem_type
     array = computed[result] if isinstance(result, str) else result
-    if array is not None and kind.tensor_type.elem_type == onnx.TensorProto.BOOL:
-        array = array.astype(np.bool_)
+    element = kind.tensor_type.elem_type
+    if array is not None and element in (onnx.TensorProto.BOOL, *FOUR_BITS):
+        array = array.astype(onnx.helper.tensor_dtype_to_np_dtype(element))
     return array
 
 

@@ -21,11 +21,13 @@ import numpy as np
 import onnx
 
 from gpucompile.errors import ModelError, UnsupportedError
-from gpucompile.frontends.onnx.tensors import to_array
-from gpucompile.ir.graph import Graph, Value
+from gpucompile.frontends.onnx.tensors import FOUR_BITS, to_array
+from gpucompile.ir.graph import Graph, Literal, Value
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.logical import Cast, Comparison, Predicate, Where
+
+BOOL = int(onnx.TensorProto.BOOL)
 
 
 class Absent:
@@ -66,16 +68,18 @@ class Builder:
     graph: Graph
     constants: dict[int, tuple[np.ndarray, Value]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)  # of initializers
-    booleans: dict[int, Operand] = field(default_factory=dict)  # uint8 operands that are bool in ONNX, by id
+    marks: dict[int, tuple[Operand, int]] = field(default_factory=dict)  # ONNX element types of operands, by id
 
-    def boolean(self, operand: Operand) -> Operand:
-        """Remember that an operand is bool in ONNX, whose functions treat masks of bool and of uint8 differently."""
-        self.booleans[id(operand)] = operand
+    def mark(self, operand: Operand, element_type: int) -> Operand:
+        """Remember an operand's ONNX element type where its own data type does not tell: bool is uint8 here, and arrays
+        of 4-bit integers have a byte for each. ONNX's functions treat masks of bool and of uint8 differently."""
+        if element_type in (BOOL, *FOUR_BITS):
+            self.marks[id(operand)] = operand, element_type
         return operand
 
-    def is_boolean(self, operand: Operand) -> bool:
-        """Whether an operand is bool in ONNX."""
-        return id(operand) in self.booleans
+    def element(self, operand: Operand) -> int:
+        """The element type an operand was marked with, else 0."""
+        return self.marks[id(operand)][1] if id(operand) in self.marks else 0
 
     def value(self, operand: Operand) -> Value:
         """The operand as a value; an array gets a constant node, once."""
@@ -85,7 +89,9 @@ class Builder:
             if operand.size == 0:
                 raise UnsupportedError(f"a tensor of shape {list(operand.shape)}: empty tensors are not supported")
             name = self.names.get(id(operand), "")
-            self.constants[id(operand)] = (operand, self.graph.constant(operand, name=name))
+            four = FOUR_BITS.get(self.element(operand))
+            literal = Literal(operand, four and TensorType(four, operand.shape))
+            self.constants[id(operand)] = (operand, self.graph.constant(literal, name=name))
         return self.constants[id(operand)][1]
 
 
@@ -145,7 +151,9 @@ class Call:
 
     def type(self, index: int = 0) -> TensorType:
         """The type of input `index`."""
-        return type_of(self.operand(index))
+        operand = self.operand(index)
+        four = FOUR_BITS.get(self.builder.element(operand))
+        return type_of(operand).with_dtype(four) if four else type_of(operand)
 
     def array(self, index: int, what: str) -> np.ndarray:
         """Input `index` as an array. Raises DataDependentError where it is known only when the model runs."""
@@ -185,8 +193,8 @@ class Call:
         out = self._add(op, operands)
         if type_of(out).dtype is DataType.UINT8 and not isinstance(op, Cast):
             data = [v for v in operands[isinstance(op, Where) :] if v is not None]
-            if isinstance(op, (Comparison, Predicate)) or self.builder.is_boolean(data[0]):
-                self.builder.boolean(out)
+            if isinstance(op, (Comparison, Predicate)) or self.builder.element(data[0]) == BOOL:
+                self.builder.mark(out, BOOL)
         return out
 
     def _add(self, op: Op, operands: Sequence[Operand | None]) -> Operand:

@@ -19,6 +19,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.version_converter
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 import gpucompile.ops  # noqa: F401  (registers the ops)
@@ -26,9 +27,9 @@ from gpucompile.errors import InputError, ModelError, UnsupportedError
 from gpucompile.frontends import onnx as _family
 from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Builder, Operand, located
 from gpucompile.frontends.onnx.scope import Scope
-from gpucompile.frontends.onnx.tensors import numpy_dtype
+from gpucompile.frontends.onnx.tensors import data_type
 from gpucompile.ir.graph import Graph, Value
-from gpucompile.ir.types import DataType, TensorType
+from gpucompile.ir.types import TensorType
 
 #: The oldest opset whose ops have today's meaning (broadcasting) throughout.
 OLDEST_OPSET = 7
@@ -105,9 +106,24 @@ def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto
             raise ModelError(f"{label}: not an ONNX model, or truncated or corrupt ({len(data)} bytes): {e}") from e
     if not model.HasField("graph") or not model.opset_import or not model.graph.output:
         raise ModelError(f"{label}: not an ONNX model: it has no graph, no opset or no outputs")
+    model = _modern(model)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     return model, label
+
+
+def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model of an opset before OLDEST_OPSET, converted to that by the onnx package."""
+    versions = [e.version for e in model.opset_import if e.domain in ("", "ai.onnx")]
+    if not versions or not 0 < versions[0] < OLDEST_OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, OLDEST_OPSET)
+    except Exception as e:  # whatever it says
+        raise UnsupportedError(
+            f"ONNX opset {versions[0]}; supported are {OLDEST_OPSET} to {onnx.defs.onnx_opset_version()}, and the onnx "
+            f"package cannot convert it: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
+        ) from e
 
 
 class _Import:
@@ -168,8 +184,8 @@ class _Import:
         for info in self.proto.input:
             if info.name in self.inputs:
                 given = self._given(info.name, self.inputs[info.name])
-                if not isinstance(given, (list, Absent)) and _is_boolean(info):
-                    self.builder.boolean(given)
+                if not isinstance(given, (list, Absent)):
+                    self.builder.mark(given, info.type.tensor_type.elem_type)
                 self.scope.env[info.name] = given
                 self.scope.initializers.pop(info.name, None)
             elif info.name not in self.scope.initializers:
@@ -190,7 +206,7 @@ class _Import:
         if not info.type.HasField("tensor_type"):
             raise UnsupportedError(f"input {info.name!r} is not a tensor")
         tensor = info.type.tensor_type
-        dtype = DataType.of(numpy_dtype(tensor.elem_type, f"input {info.name!r}"))
+        dtype = data_type(tensor.elem_type, f"input {info.name!r}")
         if not tensor.HasField("shape"):
             raise UnsupportedError(f"input {info.name!r} has no shape; set one in the model")
         shape = []
@@ -204,7 +220,7 @@ class _Import:
                 unbound.append((info.name, axis, name))
             shape.append(self.dims.get(name, 1))
         value = self.builder.graph.add_input(info.name, TensorType(dtype, tuple(shape)))
-        return self.builder.boolean(value) if _is_boolean(info) else value
+        return self.builder.mark(value, tensor.elem_type)
 
     def _check_dims(self, unbound: list[tuple[str, int, str]], known: set[str]) -> None:
         for name, value in self.dims.items():
@@ -219,10 +235,6 @@ class _Import:
             python = ", ".join(f'"{n}": 1' for n in names)
             command = " ".join(f"--dim {n}=1" for n in names)
             raise UnsupportedError(f"free dimensions: {where}. Give each a size: dims={{{python}}} or {command}")
-
-
-def _is_boolean(info: onnx.ValueInfoProto) -> bool:
-    return bool(info.type.tensor_type.elem_type == onnx.TensorProto.BOOL)
 
 
 def _flat(result: Anything, name: str) -> Iterator[tuple[Operand, str]]:

@@ -80,9 +80,7 @@ class Scope:
             if name in self.initializers:
                 array = to_array(self.initializers[name], self.folder)
                 self.builder.names[id(array)] = name
-                if self.initializers[name].data_type == onnx.TensorProto.BOOL:
-                    self.builder.boolean(array)
-                self.env[name] = array
+                self.env[name] = self.builder.mark(array, self.initializers[name].data_type)
             elif self.parent:
                 return self.parent.lookup(name, user)
             else:
@@ -188,9 +186,7 @@ class Scope:
         if isinstance(operand, (list, Absent)):
             raise UnsupportedError("sequences and optionals as inputs")
         t = type_of(operand)
-        element = element_type(t.dtype.numpy)
-        if self.builder.is_boolean(operand):
-            element = onnx.TensorProto.BOOL
+        element = self.builder.element(operand) or element_type(t.dtype.numpy)
         return onnx.helper.make_tensor_type_proto(element, t.shape)
 
     def subgraph(self, graph: onnx.GraphProto, inputs: Sequence[Anything]) -> list[Anything]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import onnx
 
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import FOLD_LIMIT, Anything, Call, Operand, onnx_op
@@ -35,8 +34,7 @@ def constant(call: Call) -> Operand:
             return np.array(call.attr(name), np.int64)
     value = call.attr("value")
     if isinstance(value, np.ndarray):
-        truth = any(a.t.data_type == onnx.TensorProto.BOOL for a in call.node.attribute)
-        return call.builder.boolean(value) if truth else value
+        return call.builder.mark(value, next(a.t.data_type for a in call.node.attribute if a.name == "value"))
     call.unsupported(f"a constant given by {', '.join(call.attributes) or 'nothing'}")
 
 

@@ -13,8 +13,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from gpucompile.errors import ModelError, UnsupportedError
+from gpucompile.ir.types import DataType
 
-#: ONNX element type -> numpy dtype. Bool becomes uint8, as in WebNN; double serves constants only.
+#: ONNX element type -> numpy dtype. Bool becomes uint8, as in WebNN; of 4-bit integers each has a byte.
 DTYPES: dict[int, np.dtype[np.generic]] = {
     TensorProto.FLOAT: np.dtype(np.float32),
     TensorProto.FLOAT16: np.dtype(np.float16),
@@ -25,7 +26,13 @@ DTYPES: dict[int, np.dtype[np.generic]] = {
     TensorProto.INT8: np.dtype(np.int8),
     TensorProto.UINT8: np.dtype(np.uint8),
     TensorProto.BOOL: np.dtype(np.uint8),
+    TensorProto.INT4: np.dtype(np.int8),
+    TensorProto.UINT4: np.dtype(np.uint8),
 }
+
+
+#: ONNX's element types of 4 bits; tensors of these are packed in the graph.
+FOUR_BITS: dict[int, DataType] = {TensorProto.INT4: DataType.INT4, TensorProto.UINT4: DataType.UINT4}
 
 
 def numpy_dtype(element_type: int, what: str) -> np.dtype[np.generic]:
@@ -35,6 +42,11 @@ def numpy_dtype(element_type: int, what: str) -> np.dtype[np.generic]:
         name = names.Name(element_type) if element_type in names.values() else str(element_type)
         raise UnsupportedError(f"{what} has the data type {name.lower()}, which is not supported")
     return DTYPES[element_type]
+
+
+def data_type(element_type: int, what: str) -> DataType:
+    """The DataType for an ONNX element type. Raises UnsupportedError naming `what` has it."""
+    return FOUR_BITS.get(element_type) or DataType.of(numpy_dtype(element_type, what))
 
 
 def element_type(dtype: np.dtype[np.generic]) -> int:
@@ -52,8 +64,10 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
     if any(d < 0 for d in shape):
         raise ModelError(f"{what} has a negative dimension: {list(shape)}")
     if tensor.data_location == TensorProto.EXTERNAL:
+        if tensor.data_type in FOUR_BITS:
+            raise UnsupportedError(f"{what} of 4-bit integers in an external file")
         return _external(tensor, folder, dtype, shape, what)
-    if tensor.HasField("raw_data"):
+    if tensor.HasField("raw_data") and tensor.data_type not in FOUR_BITS:
         return _from_bytes(tensor.raw_data, dtype, shape, what)
     try:
         return np.asarray(numpy_helper.to_array(tensor)).astype(dtype, copy=False)
