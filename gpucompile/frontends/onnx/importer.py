@@ -106,13 +106,13 @@ def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto
             raise ModelError(f"{label}: not an ONNX model, or truncated or corrupt ({len(data)} bytes): {e}") from e
     if not model.HasField("graph") or not model.opset_import or not model.graph.output:
         raise ModelError(f"{label}: not an ONNX model: it has no graph, no opset or no outputs")
-    model = _modern(model)
+    model = _modern(model, label)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     return model, label
 
 
-def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
+def _modern(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     """A model of an opset before OLDEST_OPSET, converted to that by the onnx package."""
     versions = [e.version for e in model.opset_import if e.domain in ("", "ai.onnx")]
     if not versions or not 0 < versions[0] < OLDEST_OPSET:
@@ -121,7 +121,7 @@ def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.version_converter.convert_version(model, OLDEST_OPSET)
     except Exception as e:  # whatever it says
         raise UnsupportedError(
-            f"ONNX opset {versions[0]}; supported are {OLDEST_OPSET} to {onnx.defs.onnx_opset_version()}, and the onnx "
+            f"{label}: ONNX opset {versions[0]}; supported are {OLDEST_OPSET} to {onnx.defs.onnx_opset_version()}, and the onnx "
             f"package cannot convert it: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
         ) from e
 

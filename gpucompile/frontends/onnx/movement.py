@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, type_of
+from gpucompile.ops.gather import Gather
 from gpucompile.ops.movement import Concat, Expand, Pad, Reshape, Reverse, Slice, Transpose, Triangular
 from gpucompile.ops.movement import Tile as TileOp
 
@@ -157,9 +158,10 @@ def pad(call: Call) -> Operand:
     axes = [call.axis(a, t.rank) for a in call.ints(3, "axes") or []] or list(range(t.rank))
     if len(pads) != 2 * len(axes):
         raise ModelError(f"pads {pads} do not suit {len(axes)} axes")
-    mode = {"constant": "constant", "edge": "edge", "reflect": "reflection"}.get(call.attr("mode", "constant"))
+    names = {"constant": "constant", "edge": "edge", "reflect": "reflection", "wrap": "wrap"}
+    mode = names.get(call.attr("mode", "constant"))
     if mode is None:
-        call.unsupported(f"mode {call.attr('mode')!r}")
+        raise ModelError(f"unknown mode {call.attr('mode')!r}")
     begins, ends = [0] * t.rank, [0] * t.rank
     for i, axis in enumerate(axes):
         begins[axis], ends[axis] = pads[i], pads[len(axes) + i]
@@ -169,7 +171,24 @@ def pad(call: Call) -> Operand:
         x = sliced(call, x, [slice(max(0, -b), d + min(0, e)) for b, e, d in pairs])
     if max((*begins, *ends), default=0) <= 0:
         return x
-    return call.add(Pad(tuple(max(0, b) for b in begins), tuple(max(0, e) for e in ends), mode, value), x)
+    begins, ends = [max(0, b) for b in begins], [max(0, e) for e in ends]
+    extents = type_of(x).shape
+    if mode == "wrap" or (mode == "reflection" and any(max(p) >= d for p, d in zip(zip(begins, ends), extents))):
+        return _repeated(call, x, begins, ends, mode == "wrap")
+    return call.add(Pad(tuple(begins), tuple(ends), mode, value), x)
+
+
+def _repeated(call: Call, x: Operand, begins: list[int], ends: list[int], wrap: bool) -> Operand:
+    """x going round, or back and forth, as often as the padding is wide."""
+    for axis, extent in enumerate(type_of(x).shape):
+        if begins[axis] or ends[axis]:
+            at = np.arange(-begins[axis], extent + ends[axis])
+            if wrap:
+                at %= extent
+            else:
+                at = np.abs((at + extent - 1) % max(1, 2 * extent - 2) - extent + 1)
+            x = call.add(Gather(axis), x, at.astype(np.int32))
+    return x
 
 
 @onnx_op("Expand")
