@@ -72,7 +72,8 @@ class PreparedModel(BackendRep):
         results = []
         for output in self.outputs:
             results.append(_finish(imported.results[output.name], computed, output.type))
-        return tuple(namedtupledict("Outputs", [o.name for o in self.outputs])(*results))
+        named: tuple[Any, ...] = namedtupledict("Outputs", [o.name for o in self.outputs])(*results)
+        return named
 
     def _by_name(self, inputs: Any) -> dict[str, Data]:
         if not isinstance(inputs, Mapping):

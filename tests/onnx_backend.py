@@ -11,6 +11,7 @@ An outcome is `native` (compiled, and the results are those ONNX expects), `refu
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import time
 import traceback
@@ -65,12 +66,21 @@ class Outcome:
     seconds: float = 0.0
 
 
-def cases(pattern: str = "") -> Iterator[TestCase]:
-    """The test cases whose names contain `pattern`, in a fixed order."""
+#: The names of the cases that are refused, one a line. It must only shrink.
+REFUSED = Path(__file__).parent / "e2e" / "onnx_refused.txt"
+
+
+@functools.cache
+def _all_cases() -> tuple[TestCase, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's, while ONNX makes its data
         found = [case for kind in KINDS for case in load_model_tests(kind=kind)]
-    return (case for case in sorted(found, key=lambda c: c.name) if re.search(pattern, case.name))
+    return tuple(sorted(found, key=lambda c: c.name))
+
+
+def cases(pattern: str = "") -> Iterator[TestCase]:
+    """The test cases whose names match `pattern`, in a fixed order."""
+    return (case for case in _all_cases() if re.search(pattern, case.name))
 
 
 def run(case: TestCase, interpreted: bool, device: Any = None) -> Outcome:
@@ -149,6 +159,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="ONNX's backend tests on gpucompile")
     parser.add_argument("-k", default="", metavar="REGEX", help="only cases whose names match")
     parser.add_argument("--device", action="store_true", help="run on the default device")
+    parser.add_argument("--update", action="store_true", help=f"write the refused cases to {REFUSED.name}")
     parser.add_argument("--list", choices=("native", "refused", "wrong"), help="list these cases")
     args = parser.parse_args(None if argv is None else list(argv))
     outcomes = []
@@ -166,6 +177,8 @@ def main(argv: Iterable[str] | None = None) -> int:
     for o in outcomes:
         if o.kind in (args.list, "wrong"):
             print(f"{o.kind}: {o.name}: {o.why[:600]}")
+    if args.update and not args.k:
+        REFUSED.write_text("".join(f"{o.name}\n" for o in outcomes if o.kind == "refused"))
     slow = sorted(outcomes, key=lambda o: -o.seconds)[:5]
     print("slowest: " + ", ".join(f"{o.name} {o.seconds:.1f} s" for o in slow))
     print(

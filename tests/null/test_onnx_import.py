@@ -17,6 +17,7 @@ from gpucompile.frontends.onnx.call import DataDependentError
 from gpucompile.frontends.onnx.importer import import_model
 from gpucompile.ir.interpret import interpret
 from gpucompile.ir.types import DataType, TensorType
+from tests import onnx_operators
 from tests.null.onnx_models import I64, compare, ints, model, node, random, runtime
 
 
@@ -331,6 +332,11 @@ def test_tensor_data_must_suit_its_shape() -> None:
     made.graph.initializer[0].dims[0] = -4
     with pytest.raises(ModelError, match=r"tensor 'w' has a negative dimension: \[-4\]"):
         import_model(made)
+
+
+def test_the_documentation_is_current() -> None:
+    """`python -m tests.onnx_operators --write` updates it. An op that is neither lowered nor excused fails here too."""
+    assert onnx_operators.PATH.read_text() == onnx_operators.document()
 
 
 # networks ----------------------------------------------------------------------------------------------------------

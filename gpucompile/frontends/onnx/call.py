@@ -241,13 +241,15 @@ def scalar(value: float, dtype: DataType) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """An import function and the opsets it is for."""
+
     since: int
     until: int | None
     function: Function
 
 
-_FUNCTIONS: dict[tuple[str, str], list[_Entry]] = {}
+_FUNCTIONS: dict[tuple[str, str], list[Entry]] = {}
 
 #: The domain of ONNX Runtime's own ops.
 MICROSOFT = "com.microsoft"
@@ -258,10 +260,15 @@ def onnx_op(*names: str, domain: str = "", since: int = 1, until: int | None = N
 
     def register(function: Function) -> Function:
         for name in names:
-            _FUNCTIONS.setdefault((domain, name), []).append(_Entry(since, until, function))
+            _FUNCTIONS.setdefault((domain, name), []).append(Entry(since, until, function))
         return function
 
     return register
+
+
+def entries() -> dict[tuple[str, str], list[Entry]]:
+    """All import functions, by domain and op."""
+    return _FUNCTIONS
 
 
 def find_function(domain: str, name: str, version: int) -> Function | None:

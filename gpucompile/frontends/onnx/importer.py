@@ -120,9 +120,11 @@ def _modern(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(model, OLDEST_OPSET)
     except Exception as e:  # whatever it says
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        newest = onnx.defs.onnx_opset_version()
         raise UnsupportedError(
-            f"{label}: ONNX opset {versions[0]}; supported are {OLDEST_OPSET} to {onnx.defs.onnx_opset_version()}, and the onnx "
-            f"package cannot convert it: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
+            f"{label}: ONNX opset {versions[0]}; supported are {OLDEST_OPSET} to {newest}, and the onnx package cannot "
+            f"convert it: {reason}"
         ) from e
 
 
