@@ -191,6 +191,7 @@ class Softplus(Unary):
 
     onnx: ClassVar[str | None] = "Softplus"
     in_f32: ClassVar[bool] = True
+
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
         (x,) = args
         u = f"exp(-abs({x}))"

@@ -358,6 +358,33 @@ def test_integer_products_are_exact(k: int) -> None:
     compare(made, {"x": a})
 
 
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(
+    ("op", "attributes", "more"),
+    [
+        ("RNN", {}, ()),
+        ("RNN", {"activations": ["LeakyRelu"], "activation_alpha": [0.2]}, ("lengths", "h")),
+        ("GRU", {}, ("lengths", "h")),
+        ("GRU", {"linear_before_reset": 1, "clip": 0.5}, ("", "h")),
+        ("LSTM", {}, ()),
+        ("LSTM", {"clip": 0.4}, ("lengths", "h", "c", "p")),
+        ("LSTM", {"input_forget": 1}, ("", "h", "c")),
+    ],
+)
+def test_recurrent_ops(op: str, attributes: dict[str, Any], more: tuple[str, ...], direction: str) -> None:
+    d, gates = 2 if direction == "bidirectional" else 1, {"RNN": 1, "GRU": 3, "LSTM": 4}[op]
+    if "activations" in attributes:
+        attributes = {name: value * d for name, value in attributes.items()}
+    shapes = {"w": (d, gates * 4, 3), "r": (d, gates * 4, 4), "b": (d, gates * 8)}
+    states = {"h": (d, 2, 4), "c": (d, 2, 4), "p": (d, 12)}
+    constants = random({**shapes, **{n: s for n, s in states.items() if n in more}})
+    if "lengths" in more:
+        constants["lengths"] = np.array([5, 3], np.int32)
+    outputs = ["y", "last", "cell"][: 3 if op == "LSTM" else 2]
+    made = node(op, "x", "w", "r", "b", *more, outputs=outputs, hidden_size=4, direction=direction, **attributes)
+    compare(model([made], {"x": (5, 2, 3)}, constants, outputs), random({"x": (5, 2, 3)}))
+
+
 def test_where_and_logic() -> None:
     nodes = [
         node("Greater", "x", "z", outputs=["a"]),
