@@ -27,7 +27,6 @@ PATH = Path(__file__).parents[1] / "docs" / "onnx.md"
 REFUSED = {
     "Bernoulli": "random numbers: results would not be reproducible",
     "BitCast": "reinterpreting bits has no op in the graph yet",
-    "DeformConv": "not written yet",
     "ImageDecoder": "decoding images is left to the host",
     "MaxRoiPool": "not written yet",
     "Multinomial": "random numbers: results would not be reproducible",
@@ -47,6 +46,7 @@ REFUSED = {
 LIMITS = {
     "BatchNormalization": "spatial must be 1",
     "Compress": "the condition must be constant",
+    "DeformConv": "2 spatial axes",
     "Det": "up to 4 x 4, constants of any size",
     "Dropout": "inference only",
     "Loop": "the number of iterations must be known when compiled",

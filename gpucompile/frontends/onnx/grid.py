@@ -1,4 +1,4 @@
-"""Sampling at positions that are data: GridSample, RoiAlign.
+"""Sampling at positions that are data: GridSample, DeformConv, RoiAlign.
 
 A sample is a weighted sum of the input's elements around a position: 2 or 4 taps an axis. A tap is gathered from the
 input with its spatial axes as one; what lies outside counts as zero, or its position is moved inside first.
@@ -15,6 +15,7 @@ import numpy as np
 
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, scalar, type_of
+from gpucompile.frontends.onnx.conv import window_of
 from gpucompile.frontends.onnx.movement import sliced
 from gpucompile.ir.types import DataType
 from gpucompile.ops.activation import Clamp, Linear
@@ -117,25 +118,39 @@ def grid_sample(call: Call) -> Operand:
         return call.add(Reshape((n, c, *g.shape[1:-1])), out)
     if mode == "linear":
         places = [inner(at, e) for at, e in zip(places, extents, strict=True)]
-    taps: list[list[tuple[Operand, Operand]]] = []
-    for at in places:
-        base = m.floor(at)
-        part = m.sub(at, base)
-        if mode == "linear":
-            taps.append([(base, m.linear(part, -1.0, 1.0)), (m.linear(base, 1.0, 1.0), part)])
-        else:
-            taps.append([(m.linear(base, 1.0, float(k)), _keys(m, part, k)) for k in (-1, 0, 1, 2)])
+    if mode == "linear":
+        out = _summed(call, x, [_linear_taps(m, at) for at in places], extents, padding == "zeros")
+    else:
+        taps = []
+        for at, extent in zip(places, extents, strict=True):
+            base = m.floor(at)
+            part = m.sub(at, base)
+            taps.append([(inner(m.linear(base, 1.0, float(k)), extent), _keys(m, part, k)) for k in (-1, 0, 1, 2)])
+        out = _summed(call, x, taps, extents, padding == "zeros")
+    return call.add(Reshape((n, c, *g.shape[1:-1])), out)
+
+
+Taps = list[tuple[Operand, Operand]]  # positions along an axis, and their weights
+
+
+def _linear_taps(m: Math, at: Operand) -> Taps:
+    """The two whole positions around each position."""
+    base = m.floor(at)
+    part = m.sub(at, base)
+    return [(base, m.linear(part, -1.0, 1.0)), (m.linear(base, 1.0, 1.0), part)]
+
+
+def _summed(call: Call, x: Operand, taps: Sequence[Taps], extents: Sequence[int], zeros: bool) -> Operand:
+    """The weighted sum over all combinations of the axes' taps."""
+    m = Math(call)
     total: Operand | None = None
     for combination in itertools.product(*taps):
-        where = [at for at, _ in combination]
-        if mode == "cubic":
-            where = [inner(at, e) for at, e in zip(where, extents, strict=True)]
-        value = picked(call, x, where, extents, padding == "zeros")
+        value = picked(call, x, [at for at, _ in combination], extents, zeros)
         for _, weight in combination:
             value = m.mul(value, weight)
         total = value if total is None else m.add(total, value)
     assert total is not None
-    return call.add(Reshape((n, c, *g.shape[1:-1])), total)
+    return total
 
 
 def _reflected(m: Math, at: Operand, extent: int, aligned: bool) -> Operand:
@@ -160,6 +175,43 @@ def _keys(m: Math, part: Operand, k: int) -> Operand:
     if k in (0, 1):
         return m.linear(m.mul(m.mul(m.linear(d, a + 2, -(a + 3)), d), d), 1.0, 1.0)
     return m.linear(m.mul(m.linear(m.mul(m.linear(d, a, -5 * a), d), 1.0, 8 * a), d), 1.0, -4 * a)
+
+
+@onnx_op("DeformConv")
+def deform_conv(call: Call) -> Operand:
+    """A convolution whose taps are moved by offsets: each tap is sampled linearly for every result position, then all
+    taps and channels meet in one matrix product a group."""
+    t, f = call.type(), call.type(1)
+    if t.rank != 4:
+        call.unsupported(f"its input 0 is {t}; only 2 spatial axes are supported")
+    w = window_of(call, f.shape[2:])
+    groups, parts = call.attr("group", 1), call.attr("offset_group", 1)
+    (n, c, h, wide), (o, per_group, kh, kw) = t.shape, f.shape
+    _, _, oh, ow = call.type(2).shape
+    if call.type(2).shape[1] != parts * kh * kw * 2 or c % parts or c // groups != per_group:
+        raise ModelError(f"offsets {call.type(2)} or filter {f} do not suit {t}")
+    m = Math(call)
+    x = call.add(Reshape((n * parts, c // parts, h * wide)), call.operand(0))
+    offsets = call.add(Reshape((n * parts, kh * kw, 2, oh * ow)), call.operand(2))
+    masks = call.add(Reshape((n * parts, kh * kw, oh * ow)), call.operand(4)) if call.has(4) else None
+    taps = []
+    for k, (i, j) in enumerate(itertools.product(range(kh), range(kw))):
+        places = []
+        for axis, tap in enumerate((i, j)):
+            base = tap * w.dilations[axis] - w.begins[axis] + w.strides[axis] * np.arange((oh, ow)[axis])
+            grid = np.broadcast_to(base[:, None] if axis == 0 else base, (oh, ow)).reshape(1, 1, oh * ow)
+            moved = sliced(call, offsets, [slice(None), slice(k, k + 1), slice(axis, axis + 1), slice(None)])
+            moved = call.add(Reshape((n * parts, 1, oh * ow)), moved)
+            places.append(m.add(moved, grid.astype(t.dtype.numpy)))
+        value = _summed(call, x, [_linear_taps(m, at) for at in places], (h, wide), True)
+        if masks is not None:
+            value = m.mul(value, sliced(call, masks, [slice(None), slice(k, k + 1), slice(None)]))
+        taps.append(call.add(Reshape((n, c, 1, oh * ow)), value))
+    columns = call.add(Concat(2), *taps) if len(taps) > 1 else taps[0]
+    columns = call.add(Reshape((n, groups, per_group * kh * kw, oh * ow)), columns)
+    rows = call.add(Reshape((groups, o // groups, per_group * kh * kw)), call.operand(1))
+    out = call.add(Reshape((n, o, oh, ow)), call.add(Matmul(), rows, columns))
+    return m.add(out, call.add(Reshape((o, 1, 1)), call.operand(3))) if call.has(3) else out
 
 
 @onnx_op("RoiAlign")

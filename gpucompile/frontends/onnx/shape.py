@@ -17,9 +17,9 @@ def identity(call: Call) -> Anything:
 
 @onnx_op("Dropout")
 def dropout(call: Call) -> tuple[Operand | None, ...]:
-    """Nothing is dropped in inference; the mask is all ones."""
-    if call.has(2) and call.array(2, "training_mode").any():
-        call.unsupported("training mode")
+    """Nothing is dropped in inference, nor with the ratio 0; the mask is all ones."""
+    if call.has(2) and call.array(2, "training_mode").any() and (not call.has(1) or call.array(1, "ratio").any()):
+        call.unsupported("training mode: results would be random")
     mask = np.ones(call.type().shape, np.uint8) if any(call.wanted[1:]) else None
     return (call.operand(0), mask)[: len(call.node.output)]
 
