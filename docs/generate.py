@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,9 @@ def imports_of() -> dict[str, list[str]]:
     """Operator -> ONNX ops whose import function may use its class; those that equal it come first, marked by `=`."""
     assert importer is not None  # importing it registers the functions
     found: dict[str, set[str]] = {cls.name: {f"={cls.onnx}"} if cls.onnx else set() for cls in Op.registry.values()}
-    for onnx_name, entries in call._FUNCTIONS.items():
+    for (domain, onnx_name), entries in call.entries().items():
+        if domain:
+            continue
         for entry in entries:
             for cls in classes_of(entry.function, onnx_name, set()):
                 found[cls.name].add(onnx_name)
@@ -193,9 +196,13 @@ def imports_of() -> dict[str, list[str]]:
 
 
 def classes_of(function: Any, onnx_name: str, seen: set[Any]) -> Iterator[type[Op]]:
-    """The op classes that a function's code names, by itself, in tables, and in the functions that it calls."""
+    """The op classes that a function's code names, by itself, in tables, and in the functions and methods that it may
+    call."""
     seen.add(function)
-    values = [function.__globals__.get(n) for n in function.__code__.co_names]
+    codes = [function.__code__]
+    for code in codes:  # with what is defined in it, comprehensions as well
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+    values = [function.__globals__.get(n) for code in codes for n in code.co_names]
     for value in [*values, *(c.cell_contents for c in function.__closure__ or ())]:
         if isinstance(value, dict):
             value = value.get(onnx_name)
@@ -203,6 +210,10 @@ def classes_of(function: Any, onnx_name: str, seen: set[Any]) -> Iterator[type[O
             yield value
         elif hasattr(value, "__code__") and value.__module__ in FAMILIES and value not in seen:
             yield from classes_of(value, onnx_name, seen)
+        elif isinstance(value, type) and value.__module__ in FAMILIES:
+            for member in vars(value).values():
+                if hasattr(member, "__code__") and member not in seen:
+                    yield from classes_of(member, onnx_name, seen)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ BY_OP = {
     "log": (1e-5, 2e-6),
     "pow": (1e-4, 1e-30),
     "tanh": (1e-5, 2e-6),
+    **dict.fromkeys(("asin", "acos", "atan"), (2e-6, 3e-7)),
+    **dict.fromkeys(("sinh", "cosh", "asinh", "acosh", "atanh"), (2e-5, 2e-6)),
     "sigmoid": (1e-5, 1e-7),
     "softplus": (1e-5, 2e-6),
     "erf": (1e-5, 2e-6),

@@ -186,11 +186,18 @@ class Sigmoid(Unary):
 
 @dataclass(frozen=True)
 class Softplus(Unary):
-    """log(1 + e^x), as max(x, 0) + log(1 + e^-|x|), which does not overflow"""
+    """log(1 + e^x), as max(x, 0) + log(1 + u) with u = e^-|x|, which does not overflow; the logarithm by its series
+    where 1 + u would lose most of u"""
 
     onnx: ClassVar[str | None] = "Softplus"
     in_f32: ClassVar[bool] = True
-    formula: ClassVar[str] = "select({x}, {T}(0), {x} < {T}(0)) + log({T}(1) + exp(-abs({x})))"
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        (x,) = args
+        u = f"exp(-abs({x}))"
+        series = f"({u} * ({t}(1) - {u} * ({literal(1 / 2, t)} - {u} * ({literal(1 / 3, t)} - {u} * {t}(0.25)))))"
+        small = f"select(log({t}(1) + {u}), {series}, {u} < {literal(0.03, t)})"
+        return f"(select({x}, {t}(0), {x} < {t}(0)) + {small})"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.logaddexp(ins[0], 0))

@@ -158,7 +158,6 @@ class Pow(Binary):
 class Prelu(Binary):
     """x where it is positive, slope * x where it is negative (WebNN prelu)."""
 
-    onnx: ClassVar[str | None] = "PRelu"
     operands: ClassVar[tuple[str, ...]] = ("input", "slope")
     constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK), "slope": (SIGNED, *ANY_RANK)}
     formula: ClassVar[str] = "select({a}, {a} * {b}, {a} < {T}(0))"

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from gpucompile.errors import ModelError, UnsupportedError
 from gpucompile.frontends.onnx.importer import import_model
-from gpucompile.ir.interpret import interpret
 from gpucompile.runtime.nibbles import pack_nibbles
 from tests.null.onnx_models import I64, Feeds, compare, ints, model, node, random
 
@@ -23,6 +22,18 @@ def filters(*shape: int) -> Feeds:
 
 
 PARAMETERS = {n: np.abs(a) + 0.5 for n, a in random({"s": (6,), "b": (6,), "m": (6,), "v": (6,)}, 3).items()}
+
+SCALES = np.array([1, 1, 2, 2], np.float32)
+E = np.zeros(0, np.float32)  # an absent operand
+U = np.ones((1, 2, 3, 5), np.float32)
+NONE = np.zeros((1, 2, 3, 5), I64)
+
+
+def resize(scales: Sequence[float] = (), sizes: Sequence[int] = ()) -> Feeds:
+    """The operands of Resize after the first."""
+    given = {"s": np.array(scales, np.float32)} if scales else {" ": E, "t": np.array(sizes, I64)}
+    return {"": E, **given}
+
 
 STEPS = np.array([0.01, 0.02, 0.5, 0.07, 0.03, 0.004], np.float32)
 
@@ -156,6 +167,99 @@ NODES: list[tuple[int, str, dict[str, Any], Sequence[int], Feeds]] = [
         (1, 2, 3, 5),
         {"": np.zeros(0), "s": np.array([1, 1, 2, 2], np.float32)},
     ),
+    *(
+        (19, "Resize", {"mode": mode, "coordinate_transformation_mode": where, **more}, (1, 2, 4, 5), sizes)
+        for mode, more in (("nearest", {}), ("linear", {}), ("cubic", {}), ("cubic", {"exclude_outside": 1}))
+        for where in ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
+        for sizes in (resize(sizes=(1, 2, 7, 3)), resize((1, 1, 2.3, 0.6)))
+        # ONNX's definition and onnxruntime differ where both meet: which size is it, the whole one or scale * extent?
+        if where != "align_corners" or " " in sizes
+    ),
+    *((19, "Resize", {"nearest_mode": m}, (1, 2, 4, 5), resize((1, 1, 0.7, 2.5))) for m in ("floor", "ceil")),
+    (18, "Resize", {"mode": "linear", "antialias": 1}, (1, 2, 8, 9), resize(sizes=(1, 2, 3, 4))),
+    (17, "Conv", {"pads": [1, 0, 2, 0, 1, 1]}, (2, 4, 5, 6, 7), filters(3, 4, 2, 3, 3)),
+    (17, "Conv", {"strides": [2, 1, 2], "dilations": [2, 1, 1], "group": 2}, (1, 4, 7, 6, 5), filters(6, 2, 2, 3, 2)),
+    (17, "ConvTranspose", {"pads": [1, 0, 1, 0, 1, 1]}, (1, 4, 3, 4, 5), {"w": filters(4, 3, 3, 2, 3)["w"]}),
+    (
+        17,
+        "ConvTranspose",
+        {"strides": [2, 3, 1], "output_padding": [1, 2, 0], "group": 2, "dilations": [2, 1, 1]},
+        (2, 4, 3, 4, 5),
+        {"w": filters(4, 3, 2, 3, 2)["w"]},
+    ),
+    *(
+        (
+            19,
+            f"{kind}Pool",
+            {"kernel_shape": [2, 3, 2], "pads": [1, 0, 1, 0, 1, 0], "strides": [2, 1, 2]},
+            (1, 3, 5, 6, 7),
+            {},
+        )
+        for kind in ("Max", "Average")
+    ),
+    (19, "AveragePool", {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [2, 2], "ceil_mode": 1}, S4, {}),
+    (19, "AveragePool", {"kernel_shape": [2, 2, 2], "pads": [1] * 6, "count_include_pad": 1}, (1, 2, 4, 5, 6), {}),
+    (18, "LpPool", {"kernel_shape": [2, 3], "p": 3, "pads": [1, 0, 0, 1]}, S4, {}),
+    (17, "GlobalLpPool", {"p": 3}, S4, {}),
+    *((17, op, {}, (3, 4), {}) for op in ("Sinh", "Cosh", "Asinh", "Atan")),
+    (17, "Shrink", {"bias": 0.2, "lambd": 0.7}, (3, 4), {}),
+    (17, "Celu", {"alpha": 0.6}, (3, 4), {}),
+    (17, "Hardmax", {"axis": 1}, (3, 4, 5), {}),
+    (11, "Hardmax", {"axis": 1}, (3, 4, 5), {}),
+    (17, "Mod", {"fmod": 1}, (3, 4), {"b": np.array([0.3, -0.7, 1.1, 2.0], np.float32)}),
+    (17, "Slice", {}, (3, 9), ints(s=[-1], e=[-100], a=[1], t=[-2])),
+    (17, "Slice", {}, (3, 9), ints(s=[7, 0], e=[1, 2], a=[1, 0], t=[-3, 1])),
+    (19, "Pad", {"mode": "wrap"}, (3, 4), ints(p=[1, 2, 0, 3])),
+    (17, "Einsum", {"equation": "ij,jk->ik"}, (3, 4), random({"b": (4, 5)})),
+    (17, "Einsum", {"equation": "bij, bjk -> bik"}, (2, 3, 4), random({"b": (2, 4, 5)})),
+    (17, "Einsum", {"equation": "...ij,...j"}, (2, 3, 4), random({"b": (2, 4)})),
+    (17, "Einsum", {"equation": "ii->i"}, (4, 4), {}),
+    (17, "Einsum", {"equation": "ijk->j"}, (2, 3, 4), {}),
+    (17, "Einsum", {"equation": "bhqd,bhkd->bhqk"}, (2, 3, 4, 5), random({"b": (2, 3, 6, 5)})),
+    (17, "GatherND", {"batch_dims": 1}, (3, 5, 2), {"i": np.array([[2], [0], [-1]], I64)}),
+    *(
+        (
+            18,
+            "ScatterElements",
+            {"axis": 1, "reduction": r},
+            (2, 5),
+            {"i": np.array([[4, 0, 4], [1, -1, 1]], I64), **random({"u": (2, 3)})},
+        )
+        for r in ("add", "mul", "max", "min")
+    ),
+    (
+        18,
+        "ScatterElements",
+        {"axis": 1, "reduction": "add"},
+        (3, 5),
+        {"i": np.array([[4, 0]], I64), **random({"u": (1, 2)})},
+    ),
+    (17, "ScatterElements", {"axis": 0}, (4, 5), {"i": np.array([[3, 0]], I64), **random({"u": (1, 2)})}),
+    *(
+        (18, "ScatterND", {"reduction": r}, (3, 5), {"i": np.array([[2], [0], [2]], I64), **random({"u": (3, 5)})})
+        for r in ("add", "mul", "max", "min")
+    ),
+    (17, "ArgMax", {"select_last_index": 1, "axis": 1}, (3, 4, 5), {}),
+    (17, "Compress", {"axis": 1}, (3, 4), {"c": np.array([1, 0, 1], np.bool_)}),
+    (17, "LpNormalization", {"axis": 1, "p": 1}, (3, 4), {}),
+    (17, "MeanVarianceNormalization", {}, S4, {}),
+    (21, "GroupNormalization", {"num_groups": 3}, S4, {"s": PARAMETERS["s"], "b": PARAMETERS["b"]}),
+    *(
+        (
+            16,
+            "GridSample",
+            {"mode": m, "padding_mode": p, "align_corners": a},
+            (2, 3, 4, 5),
+            {"g": 1.3 * random({"g": (2, 3, 6, 2)})["g"]},
+        )
+        for m in ("bilinear", "nearest", "bicubic")
+        for p in ("zeros", "border", "reflection")
+        for a in (0, 1)
+    ),
+    (20, "DFT", {}, (2, 7, 1), {}),
+    (20, "DFT", {"onesided": 1}, (2, 8, 1), {}),
+    (20, "DFT", {"inverse": 1}, (2, 7, 2), {}),
+    (17, "STFT", {}, (2, 20, 1), {"s": np.array(3, I64), "w": np.hanning(8).astype(np.float32)}),
     (17, "DepthToSpace", {"blocksize": 2}, (2, 8, 3, 5), {}),
     (17, "DepthToSpace", {"blocksize": 2, "mode": "CRD"}, (2, 8, 3, 5), {}),
     (17, "SpaceToDepth", {"blocksize": 2}, (2, 3, 4, 6), {}),
@@ -197,27 +301,36 @@ def test_node_matches_onnxruntime(
 
 
 @pytest.mark.parametrize(
-    ("op", "attributes", "constants", "text"),
+    ("op", "attributes", "constants", "kind", "text"),
     [
-        ("Resize", {"mode": "cubic"}, {"": np.zeros(0), "s": np.array([1, 1, 2, 2], np.float32)}, "cubic"),
-        ("Resize", {"nearest_mode": "ceil"}, {"": np.zeros(0), "s": np.array([1, 1, 2, 2], np.float32)}, "ceil"),
-        ("Resize", {"mode": "linear"}, {"": np.zeros(0), "s": np.array([1, 1, 1.5, 1], np.float32)}, "parts"),
-        ("GatherND", {"batch_dims": 1}, {"i": np.zeros((1, 1), I64)}, "batch_dims"),
-        (
-            "ScatterElements",
-            {"reduction": "add"},
-            {"i": np.zeros((1, 2, 3, 5), I64), "u": np.zeros((1, 2, 3, 5), "f")},
-            "add",
-        ),
-        ("ArgMax", {"select_last_index": 1}, {}, "select_last_index"),
+        ("Resize", {"mode": "magic"}, {"": E, "s": SCALES}, ModelError, "unknown mode 'magic'"),
+        ("Resize", {}, {"": E, "s": SCALES[:2]}, ModelError, "do not suit 4 axes"),
+        ("GatherND", {"batch_dims": 1}, {"i": np.zeros((2, 1), I64)}, ModelError, "1 batch dimensions do not suit f32"),
+        ("Gather", {"axis": 1}, ints(i=[0, 2]), ModelError, "indices leave the extents [2]"),
+        ("ScatterElements", {"reduction": "sub"}, {"i": NONE, "u": U}, ModelError, "unknown reduction 'sub'"),
+        ("TopK", {}, ints(k=[6]), ModelError, "k is 6, axis 3 of f32[1,2,3,5] has 5 elements"),
+        ("Unsqueeze", {}, ints(a=[1, 1]), ModelError, "axes [1, 1] are not distinct"),
+        ("LpNormalization", {"p": 3}, {}, ModelError, "p is 3, it must be 1 or 2"),
+        ("Split", {"axis": 3}, ints(s=[2, 2]), ModelError, "cannot split axis 3 of f32[1,2,3,5] into [2, 2]"),
+        ("Einsum", {"equation": "abcd->q"}, {}, ModelError, "equation"),
+        ("GridSample", {}, {"g": np.zeros((1, 2, 2, 3), "f")}, ModelError, "a grid f32[1,2,2,3] does not suit"),
+        ("Det", {}, {}, ModelError, "f32[1,2,3,5] is no square matrix"),
+        ("Conv", {"auto_pad": "MAGIC"}, {"w": np.ones((1, 2, 1, 1), "f")}, ModelError, "unknown auto_pad 'MAGIC'"),
+        ("GroupNormalization", {"num_groups": 4}, {"s": np.ones(2, "f"), "b": U[0, :, 0, 0]}, ModelError, "4 groups"),
     ],
 )
-def test_what_does_not_map_exactly_is_refused(op: str, attributes: dict[str, Any], constants: Feeds, text: str) -> None:
+def test_malformed_nodes(
+    op: str, attributes: dict[str, Any], constants: Feeds, kind: type[Exception], text: str
+) -> None:
     made = model(
-        [node(op, "x", *constants, **attributes)], {"x": (1, 2, 3, 5)}, {n: a for n, a in constants.items() if n}
+        [node(op, "x", *constants, **attributes)],
+        {"x": (1, 2, 3, 5)},
+        {n: a for n, a in constants.items() if n},
+        opset=20,
     )
-    with pytest.raises(UnsupportedError, match=text):
+    with pytest.raises(kind) as error:
         import_model(made)
+    assert f"{op} 'the {op}': " in str(error.value) and text in str(error.value)
 
 
 @pytest.mark.parametrize("opset", [10, 13, 19, 21])
@@ -295,6 +408,62 @@ def test_split_in_its_three_forms() -> None:
     compare(model([even], {"x": (3, 7)}, outputs=outputs, opset=18), feeds)
 
 
+@pytest.mark.parametrize("largest", [0, 1])
+def test_top_k_with_ties_and_infinities(largest: int) -> None:
+    x = np.array([[3, 1, 3, -np.inf, np.inf, 1, 0], [0, 0, 0, -1, -np.inf, -np.inf, 2]], np.float32)
+    for k in (1, 3, 7):
+        made = model(
+            [node("TopK", "x", "k", outputs=["v", "i"], largest=largest)], {"x": (2, 7)}, ints(k=[k]), ("v", "i")
+        )
+        compare(made, {"x": x})
+
+
+@pytest.mark.parametrize(
+    "attributes", [{}, {"ceil_mode": 1, "strides": [2, 2]}, {"pads": [1, 0, 1, 1]}, {"dilations": [2, 1]}]
+)
+def test_max_pool_with_indices(attributes: dict[str, Any]) -> None:
+    outputs = ["y", "i"]
+    made = model([node("MaxPool", "x", outputs=outputs, kernel_shape=[2, 3], **attributes)], {"x": S4}, outputs=outputs)
+    compare(made, random({"x": S4}))
+
+
+@pytest.mark.parametrize("k", [9, 300, 5000])
+def test_integer_products_are_exact(k: int) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, s, np.uint8) for s in ((3, k), (k, 4)))
+    a[0], b[:, 0] = 255, 255
+    constants = {"b": b, "p": np.array(0, np.uint8), "q": np.array(3, np.uint8)}
+    made = model([node("MatMulInteger", "x", "b", "p", "q")], {"x": (3, k)}, constants, dtype=TensorProto.UINT8)
+    compare(made, {"x": a})
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(
+    ("op", "attributes", "more"),
+    [
+        ("RNN", {}, ()),
+        ("RNN", {"activations": ["LeakyRelu"], "activation_alpha": [0.2]}, ("lengths", "h")),
+        ("GRU", {}, ("lengths", "h")),
+        ("GRU", {"linear_before_reset": 1, "clip": 0.5}, ("", "h")),
+        ("LSTM", {}, ()),
+        ("LSTM", {"clip": 0.4}, ("lengths", "h", "c", "p")),
+        ("LSTM", {"input_forget": 1}, ("", "h", "c")),
+    ],
+)
+def test_recurrent_ops(op: str, attributes: dict[str, Any], more: tuple[str, ...], direction: str) -> None:
+    d, gates = 2 if direction == "bidirectional" else 1, {"RNN": 1, "GRU": 3, "LSTM": 4}[op]
+    if "activations" in attributes:
+        attributes = {name: value * d for name, value in attributes.items()}
+    shapes = {"w": (d, gates * 4, 3), "r": (d, gates * 4, 4), "b": (d, gates * 8)}
+    states = {"h": (d, 2, 4), "c": (d, 2, 4), "p": (d, 12)}
+    constants = random({**shapes, **{n: s for n, s in states.items() if n in more}})
+    if "lengths" in more:
+        constants["lengths"] = np.array([5, 3], np.int32)
+    outputs = ["y", "last", "cell"][: 3 if op == "LSTM" else 2]
+    made = node(op, "x", "w", "r", "b", *more, outputs=outputs, hidden_size=4, direction=direction, **attributes)
+    compare(model([made], {"x": (5, 2, 3)}, constants, outputs), random({"x": (5, 2, 3)}))
+
+
 def test_where_and_logic() -> None:
     nodes = [
         node("Greater", "x", "z", outputs=["a"]),
@@ -307,39 +476,3 @@ def test_where_and_logic() -> None:
     ]
     constants = {"z": np.float32(0), "one": np.ones(4, np.float32)}
     compare(model(nodes, {"x": (3, 4)}, constants, outputs=("y", "f")), random({"x": (3, 4)}))
-
-
-# the backend tests of ONNX -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.sample
-@pytest.mark.filterwarnings("ignore")
-def test_onnx_backend_node_tests() -> None:
-    """ONNX's own tests of single ops (with their expected results): each imports and agrees, or is refused.
-
-    Operands other than the first that choose shapes and axes are made constants, as they are in real models."""
-    from onnx.backend.test.case.node import collect_testcases
-
-    agreed, wrong = 0, []
-    for case in collect_testcases(None):
-        inputs, wanted = case.data_sets[0]
-        if any(getattr(a, "dtype", None) is None for a in (*inputs, *wanted)):
-            continue  # sequences and optionals
-        made = case.model
-        names = [i.name for i in made.graph.input]
-        if made.graph.node[0].op_type not in ("And", "Or", "Xor", "Where"):
-            chosen = [(n, a) for n, a in list(zip(names, inputs))[1:] if a.dtype in (np.int64, np.bool_)]
-            made.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in chosen)
-        try:
-            graph = import_model(made)
-        except UnsupportedError:
-            continue
-        feeds = {n: a.astype(np.uint8) if a.dtype == np.bool_ else np.asarray(a) for n, a in zip(names, inputs)}
-        got = interpret(graph, {v.name: feeds[v.name] for v in graph.inputs})
-        for y, want in zip(got.values(), wanted, strict=True):
-            if y.shape != want.shape or not np.allclose(y, want, rtol=1e-3, atol=1e-5, equal_nan=True):
-                wrong.append(case.name)
-        agreed += 1
-    assert not wrong
-    assert agreed >= 745

@@ -108,6 +108,8 @@ FUNCTIONS: dict[str, Any] = {
     **{f.__name__: f for f in (np.ceil, np.floor, np.trunc, np.sign, np.sqrt, np.exp, np.log)},
     **{f.__name__: f for f in (np.sin, np.cos, np.tan, np.tanh)},
     "abs": np.abs,
+    "nan": lambda: np.float32(np.nan),
+    "infinity": lambda: np.float32(np.inf),
 }
 
 

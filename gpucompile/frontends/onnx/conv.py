@@ -1,135 +1,44 @@
-"""Conv, ConvTranspose and the poolings. One spatial axis is treated as two, the first of extent 1."""
+"""Conv and ConvTranspose. One spatial axis is treated as two, the first of extent 1; three are in `volume.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, type_of
+from gpucompile.frontends.onnx.volume import conv3d, conv_transpose3d
 from gpucompile.ops.conv import Conv2d, ConvTranspose2d
-from gpucompile.ops.movement import Pad, Reshape
-from gpucompile.ops.pool import AveragePool2d, L2Pool2d, MaxPool2d, Pool2d
-from gpucompile.ops.reduction import ReduceL2, ReduceMax, ReduceMean
+from gpucompile.ops.movement import Reshape
 
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Window:
-    """The attributes all windowed ops have, for two spatial axes."""
+    """The attributes all windowed ops have, one number for each spatial axis."""
 
-    extents: Pair
-    size: Pair
-    strides: Pair
-    dilations: Pair
-    begins: Pair
-    ends: Pair
+    extents: tuple[int, ...]
+    size: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
 
     @property
     def padding(self) -> tuple[int, int, int, int]:
-        """In WebNN's order: top, bottom, left, right."""
+        """In WebNN's order: top, bottom, left, right. For two axes."""
         return self.begins[0], self.ends[0], self.begins[1], self.ends[1]
 
-
-@onnx_op("Conv")
-def conv(call: Call) -> Operand:
-    x, f = _planar(call, 0), _planar(call, 1)
-    kernel = call.type(1).shape[2:]
-    if call.attr("kernel_shape", list(kernel)) != list(kernel):
-        raise ModelError(f"kernel_shape is {call.attr('kernel_shape')}, the filter is {call.type(1)}")
-    w = _window(call, list(kernel))
-    op = Conv2d(w.padding, w.strides, w.dilations, call.attr("group", 1))
-    return _restore(call, call.add(op, x, f, call.optional(2)))
+    @property
+    def planar(self) -> Window:
+        """One axis as two, the first of extent 1."""
+        if len(self.extents) != 1:
+            return self
+        return Window(*((v, values[0]) for v, values in zip((1, 1, 1, 1, 0, 0), vars(self).values(), strict=True)))
 
 
-@onnx_op("ConvTranspose")
-def conv_transpose(call: Call) -> Operand:
-    x, f = _planar(call, 0), _planar(call, 1)
-    rank = call.type().rank - 2
-    size = _pair(list(call.type(1).shape[2:]), 1)
-    strides, dilations = _pair(call.attr("strides", [1] * rank), 1), _pair(call.attr("dilations", [1] * rank), 1)
-    extra = _pair(call.attr("output_padding", [0] * rank), 0)
-    pads = call.attr("pads", [0] * 2 * rank)
-    begins, ends = list(_pair(pads[:rank], 0)), list(_pair(pads[rank:], 0))
-    extents = type_of(x).shape[2:]
-    same = call.attr("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
-    target = call.attr("output_shape")
-    target = _pair(target[-rank:], 1) if target else None
-    for i in (0, 1):
-        if not (same or target):
-            break
-        wanted = target[i] if target else extents[i] * strides[i]
-        total = (extents[i] - 1) * strides[i] + extra[i] + (size[i] - 1) * dilations[i] + 1 - wanted
-        if total < 0:  # the result is larger than the filter reaches
-            extra = (extra[0] - total, extra[1]) if i == 0 else (extra[0], extra[1] - total)
-            total = 0
-        begins[i] = total - total // 2 if call.attr("auto_pad") != "SAME_UPPER" else total // 2
-        ends[i] = total - begins[i]
-    padding = (begins[0], ends[0], begins[1], ends[1])
-    op = ConvTranspose2d(padding, strides, dilations, call.attr("group", 1), output_padding=extra)
-    return _restore(call, call.add(op, x, f, call.optional(2)))
-
-
-@onnx_op("MaxPool")
-def max_pool(call: Call) -> Operand:
-    call.only_first_output()
-    return _pool(call, MaxPool2d)
-
-
-@onnx_op("AveragePool")
-def average_pool(call: Call) -> Operand:
-    return _pool(call, AveragePool2d)
-
-
-@onnx_op("LpPool")
-def lp_pool(call: Call) -> Operand:
-    if call.attr("p", 2) != 2:
-        call.unsupported(f"p is {call.attr('p')}, only 2 is supported")
-    return _pool(call, L2Pool2d)
-
-
-@onnx_op("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
-def global_pool(call: Call) -> Operand:
-    kind = call.node.op_type
-    if kind == "GlobalLpPool" and call.attr("p", 2) != 2:
-        call.unsupported(f"p is {call.attr('p')}, only 2 is supported")
-    rank = call.type().rank
-    if rank == 4:
-        planar = {"GlobalAveragePool": AveragePool2d, "GlobalMaxPool": MaxPool2d, "GlobalLpPool": L2Pool2d}
-        return call.add(planar[kind](), call.operand(0))
-    reduce = {"GlobalAveragePool": ReduceMean, "GlobalMaxPool": ReduceMax, "GlobalLpPool": ReduceL2}[kind]
-    return call.add(reduce(tuple(range(2, rank)), True), call.operand(0))
-
-
-def _pool(call: Call, kind: type[Pool2d]) -> Operand:
-    x = _planar(call, 0)
-    size = call.attr("kernel_shape")
-    if not size:
-        raise ModelError("the attribute kernel_shape is missing")
-    w = _window(call, size)
-    padding, chosen = w.padding, None
-    if call.attr("ceil_mode", 0) and call.attr("auto_pad", "NOTSET") == "NOTSET":
-        chosen = _rounded_up(w)
-    if kind is AveragePool2d and call.attr("count_include_pad", 0) and any(padding):
-        # padding counts in the divisor, what hangs over it in ceil mode does not: so make it part of the input
-        x = call.add(Pad((0, 0, *w.begins), (0, 0, *w.ends)), x)
-        padding = (0, 0, 0, 0)
-    return _restore(call, call.add(kind(w.size, padding, w.strides, w.dilations, "nchw", chosen), x))
-
-
-def _rounded_up(w: Window) -> Pair | None:
-    """Result sizes rounded up, but without windows that start in the padding at the end; None where that changes
-    nothing."""
-    sizes, down = [], []
-    for i in (0, 1):
-        room = w.extents[i] + w.begins[i] + w.ends[i] - (w.size[i] - 1) * w.dilations[i] - 1
-        up = -(-room // w.strides[i]) + 1
-        sizes.append(up - 1 if (up - 1) * w.strides[i] >= w.extents[i] + w.begins[i] else up)
-        down.append(room // w.strides[i] + 1)
-    return None if sizes == down else (sizes[0], sizes[1])
-
-
-def _window(call: Call, size: list[int]) -> Window:
+def window_of(call: Call, size: Sequence[int]) -> Window:
     """Strides, dilations and padding of a node, with auto_pad resolved."""
     spatial = call.type().shape[2:]
     rank = len(spatial)
@@ -137,7 +46,7 @@ def _window(call: Call, size: list[int]) -> Window:
     pads = call.attr("pads", [0] * 2 * rank)
     for name, values, count in (("strides", strides, rank), ("dilations", dilations, rank), ("pads", pads, 2 * rank)):
         if len(values) != count or len(size) != rank:
-            raise ModelError(f"{name} {values} and a window {size} do not suit {call.type()}")
+            raise ModelError(f"{name} {values} and a window {list(size)} do not suit {call.type()}")
     auto = call.attr("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         pads = [0] * 2 * rank
@@ -152,34 +61,79 @@ def _window(call: Call, size: list[int]) -> Window:
         raise ModelError(f"unknown auto_pad {auto!r}")
     if min(pads, default=0) < 0:
         call.unsupported(f"negative padding {pads}")
-    return Window(
-        _pair(list(spatial), 1),
-        _pair(size, 1),
-        _pair(strides, 1),
-        _pair(dilations, 1),
-        _pair(pads[:rank], 0),
-        _pair(pads[rank:], 0),
-    )
+    groups = (spatial, size, strides, dilations, pads[:rank], pads[rank:])
+    return Window(*(tuple(int(v) for v in values) for values in groups))
 
 
-def _pair(values: list[int], neutral: int) -> Pair:
-    """Values of one or two spatial axes, for two."""
-    return (neutral, values[0]) if len(values) == 1 else (values[0], values[1])
+def spatial_rank(call: Call) -> int:
+    """1, 2 or 3 spatial axes, or UnsupportedError."""
+    t = call.type()
+    if not 3 <= t.rank <= 5:
+        call.unsupported(f"its input 0 is {t}: {t.rank - 2} spatial axes; 1, 2 and 3 are supported")
+    return t.rank - 2
 
 
-def _planar(call: Call, index: int) -> Operand:
-    """Input `index` with two spatial axes."""
-    t = call.type(index)
-    if t.rank == 4:
-        return call.operand(index)
-    if t.rank == 3:
-        return call.add(Reshape((*t.shape[:2], 1, t.shape[2])), call.operand(index))
-    call.unsupported(f"its input {index} is {t}: {t.rank - 2} spatial axes; 1 and 2 are supported")
+def planar(call: Call, x: Operand) -> Operand:
+    """An operand with two spatial axes."""
+    shape = type_of(x).shape
+    return x if len(shape) == 4 else call.add(Reshape((*shape[:2], 1, shape[2])), x)
 
 
-def _restore(call: Call, result: Operand) -> Operand:
+def restored(call: Call, result: Operand) -> Operand:
     """The result with as many axes as input 0."""
     if call.type().rank == 4:
         return result
     n, c, _, w = type_of(result).shape
     return call.add(Reshape((n, c, w)), result)
+
+
+@onnx_op("Conv")
+def conv(call: Call) -> Operand:
+    return convolution(call, call.operand(0), call.operand(1), call.optional(2))
+
+
+def convolution(call: Call, x: Operand, f: Operand, bias: Operand | None) -> Operand:
+    """Conv with the attributes of a node."""
+    rank = spatial_rank(call)
+    kernel = type_of(f).shape[2:]
+    if len(kernel) != rank:
+        raise ModelError(f"a filter {type_of(f)} does not suit {call.type()}")
+    if call.attr("kernel_shape", list(kernel)) != list(kernel):
+        raise ModelError(f"kernel_shape is {call.attr('kernel_shape')}, the filter is {type_of(f)}")
+    w, groups = window_of(call, kernel), call.attr("group", 1)
+    if rank == 3:
+        return conv3d(call, x, f, bias, w.strides, w.dilations, (*w.begins, *w.ends), groups)
+    w = w.planar
+    op = Conv2d(w.padding, (w.strides[0], w.strides[1]), (w.dilations[0], w.dilations[1]), groups)
+    return restored(call, call.add(op, planar(call, x), planar(call, f), bias))
+
+
+@onnx_op("ConvTranspose")
+def conv_transpose(call: Call) -> Operand:
+    rank = spatial_rank(call)
+    if call.type(1).rank != rank + 2:
+        raise ModelError(f"a filter {call.type(1)} does not suit {call.type()}")
+    extents, size = call.type().shape[2:], call.type(1).shape[2:]
+    strides, dilations = call.attr("strides", [1] * rank), call.attr("dilations", [1] * rank)
+    extra = list(call.attr("output_padding", [0] * rank))
+    pads = call.attr("pads", [0] * 2 * rank)
+    begins, ends = list(pads[:rank]), list(pads[rank:])
+    auto = call.attr("auto_pad", "NOTSET")
+    target = call.attr("output_shape")
+    for i in range(rank if auto in ("SAME_UPPER", "SAME_LOWER") or target else 0):
+        wanted = target[i - rank] if target else extents[i] * strides[i]
+        total = (extents[i] - 1) * strides[i] + extra[i] + (size[i] - 1) * dilations[i] + 1 - wanted
+        if total < 0:  # the result is larger than the filter reaches
+            extra[i] -= total
+            total = 0
+        begins[i] = total - total // 2 if auto != "SAME_UPPER" else total // 2
+        ends[i] = total - begins[i]
+    x, f, bias, groups = call.operand(0), call.operand(1), call.optional(2), call.attr("group", 1)
+    if rank == 3:
+        return conv_transpose3d(call, x, f, bias, strides, dilations, (*begins, *ends), extra, groups)
+    w = Window(extents, size, tuple(strides), tuple(dilations), tuple(begins), tuple(ends)).planar
+    two = (extra[0], extra[1]) if rank == 2 else (0, extra[0])
+    op = ConvTranspose2d(
+        w.padding, (w.strides[0], w.strides[1]), (w.dilations[0], w.dilations[1]), groups, output_padding=two
+    )
+    return restored(call, call.add(op, planar(call, x), planar(call, f), bias))

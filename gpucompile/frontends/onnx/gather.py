@@ -1,21 +1,22 @@
-"""Gather and scatter, the index of extremes, running sums, Resize. Constant indices become int32."""
+"""Gathering by indices, one-hot, the index of extremes, running sums. Constant indices become int32."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from gpucompile.errors import ModelError
-from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, type_of
-from gpucompile.frontends.onnx.movement import sliced
+from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, scalar, type_of
+from gpucompile.frontends.onnx.movement import sliced, unsqueezed
 from gpucompile.ir.graph import Value
 from gpucompile.ir.types import DataType
-from gpucompile.ops.gather import Gather, GatherElements, GatherNd, ScatterElements, ScatterNd
-from gpucompile.ops.movement import Reshape
-from gpucompile.ops.resample import Resample2d
+from gpucompile.ops.elementwise import Add, Mul, Sub
+from gpucompile.ops.gather import Gather, GatherElements, GatherNd
+from gpucompile.ops.logical import Cast, Equal, Lesser, Where
+from gpucompile.ops.movement import Concat, Reshape, Reverse, Slice
 from gpucompile.ops.scan import ArgMax, ArgMin, CumulativeSum
 
 
-def _indices(call: Call, extents: list[int]) -> Operand:
+def indices_of(call: Call, extents: list[int]) -> Operand:
     """Input 1; if constant, checked against the extents (of the last axis' positions, or of all) and as int32."""
     operand = call.operand(1)
     if isinstance(operand, Value):
@@ -32,14 +33,14 @@ def gather(call: Call) -> Operand:
     t = call.type()
     axis = call.axis(call.attr("axis", 0), t.rank)
     extent = t.shape[axis]
-    indices, x = _indices(call, [extent]), call.operand(0)
+    indices, x = indices_of(call, [extent]), call.operand(0)
     if isinstance(indices, Value):
         return call.add(Gather(axis), x, indices)
     if not isinstance(x, Value):
         return np.take(x, indices, axis)
     flat = [int(i) % extent for i in indices.reshape(-1)]
     if not flat:
-        call.unsupported("gather of nothing")
+        return np.zeros((*t.shape[:axis], *indices.shape, *t.shape[axis + 1 :]), t.dtype.numpy)
     if flat != list(range(flat[0], flat[0] + len(flat))):
         return call.add(Gather(axis), x, indices)
     windows = [slice(None)] * t.rank
@@ -52,7 +53,7 @@ def gather_elements(call: Call) -> Operand:
     """ONNX lets the indices be smaller than the input along the other axes: those parts are not read."""
     t, x = call.type(), call.operand(0)
     axis = call.axis(call.attr("axis", 0), t.rank)
-    indices = _indices(call, [t.shape[axis]])
+    indices = indices_of(call, [t.shape[axis]])
     shape = type_of(indices).shape
     if len(shape) != t.rank or any(a != axis and n > d for a, (n, d) in enumerate(zip(shape, t.shape, strict=True))):
         raise ModelError(f"indices of shape {list(shape)} do not suit {t}")
@@ -63,36 +64,51 @@ def gather_elements(call: Call) -> Operand:
 
 @onnx_op("GatherND")
 def gather_nd(call: Call) -> Operand:
-    if call.attr("batch_dims", 0):
-        call.unsupported(f"batch_dims {call.attr('batch_dims')}")
-    return call.add(GatherNd(), call.operand(0), _indices(call, _tuple_extents(call)))
+    """Batch dimensions are further indices that count up."""
+    batch = call.attr("batch_dims", 0)
+    x, t = call.operand(0), call.type()
+    lengths = call.type(1).shape
+    if not lengths or lengths[:batch] != t.shape[:batch] or batch >= len(lengths):
+        raise ModelError(f"indices of shape {list(lengths)} with {batch} batch dimensions do not suit {t}")
+    indices = indices_of(call, list(t.shape[batch : batch + lengths[-1]]))
+    if batch:
+        indices = with_positions(call, indices, tuple(range(batch)))
+    return call.add(GatherNd(), x, indices)
 
 
-def _tuple_extents(call: Call) -> list[int]:
-    return list(call.type().shape[: call.type(1).shape[-1]])
+def with_positions(call: Call, indices: Operand, axes: tuple[int, ...]) -> Operand:
+    """Tuples of indices with the position along `axes` of the tuple itself put in front."""
+    t = type_of(indices)
+    front = np.stack([np.indices(t.shape[:-1])[a] for a in axes], -1).astype(t.dtype.numpy)
+    return call.add(Concat(t.rank - 1), front, indices)
 
 
-def _no_reduction(call: Call) -> None:
-    if call.attr("reduction", "none") != "none":
-        call.unsupported(f"reduction {call.attr('reduction')!r}")
+def positive(call: Call, indices: Operand, extent: int) -> Operand:
+    """Indices with those that count from the end counted from the start."""
+    dtype = type_of(indices).dtype
+    if not dtype.is_signed:
+        return indices
+    negative = call.add(Lesser(), indices, scalar(0, dtype))
+    return call.add(Where(), negative, call.add(Add(), indices, scalar(extent, dtype)), indices)
 
 
-@onnx_op("ScatterElements", "Scatter")
-def scatter_elements(call: Call) -> Operand:
-    _no_reduction(call)
-    t = call.type()
-    axis = call.axis(call.attr("axis", 0), t.rank)
-    indices = _indices(call, [t.shape[axis]])
-    shape = type_of(indices).shape
-    if any(a != axis and n != d for a, (n, d) in enumerate(zip(shape, t.shape, strict=True))):
-        call.unsupported(f"indices of shape {list(shape)} that do not cover {t} along the other axes")
-    return call.add(ScatterElements(axis), call.operand(0), indices, call.operand(2))
+def one_hot(call: Call, indices: Operand, depth: int, axis: int, off: Operand, on: Operand) -> Operand:
+    """`on` where the position along a new axis is the index, else `off`."""
+    t = type_of(indices)
+    wide = unsqueezed(call, indices, axis) if t.rank < axis + 1 or t.shape[axis : axis + 1] != (1,) else indices
+    positions = np.arange(depth).astype(t.dtype.numpy).reshape(-1, *(1,) * (type_of(wide).rank - axis - 1))
+    return call.add(Where(), call.add(Equal(), wide, positions), on, off)
 
 
-@onnx_op("ScatterND")
-def scatter_nd(call: Call) -> Operand:
-    _no_reduction(call)
-    return call.add(ScatterNd(), call.operand(0), _indices(call, _tuple_extents(call)), call.operand(2))
+@onnx_op("OneHot")
+def one_hot_(call: Call) -> Operand:
+    depth = int(call.array(1, "depth").reshape(-1)[0])
+    rank = call.type().rank
+    values = call.operand(2)
+    off, on = (call.add(Reshape(()), call.add(Slice((i,), (1,)), values)) for i in (0, 1))
+    indices = positive(call, call.operand(0), depth)
+    axis = call.axis(call.attr("axis", -1), rank + 1)
+    return one_hot(call, unsqueezed(call, indices, axis), depth, axis, off, on)
 
 
 # along an axis -----------------------------------------------------------------------------------------------------
@@ -100,11 +116,41 @@ def scatter_nd(call: Call) -> Operand:
 
 @onnx_op("ArgMax", "ArgMin")
 def arg_min_max(call: Call) -> Operand:
-    if call.attr("select_last_index", 0):
-        call.unsupported("select_last_index")
     op = ArgMax if call.node.op_type == "ArgMax" else ArgMin
-    axis = call.axis(call.attr("axis", 0), call.type().rank)
-    return call.add(op(axis, bool(call.attr("keepdims", 1)), DataType.INT64), call.operand(0))
+    x, t = call.operand(0), call.type()
+    axis = call.axis(call.attr("axis", 0), t.rank)
+    keep = bool(call.attr("keepdims", 1))
+    if not call.attr("select_last_index", 0):
+        return call.add(op(axis, keep, DataType.INT64), x)
+    first = call.add(op(axis, keep), call.add(Reverse((axis,)), x))
+    last = call.add(Sub(), scalar(t.shape[axis] - 1, DataType.INT32), first)
+    return call.add(Cast(DataType.INT64), last)
+
+
+@onnx_op("CumProd")
+def cum_prod(call: Call) -> Operand:
+    """Products of all elements up to each, doubling the reach log2(n) times."""
+    x, t = call.operand(0), call.type()
+    axis = call.axis((call.ints(1, "axis") or [0])[0], t.rank)
+    back = (axis,) if call.attr("reverse", 0) else None
+    x = call.add(Reverse(back), x) if back else x
+    if call.attr("exclusive", 0):
+        x = _shifted(call, x, axis, 1)
+    reach = 1
+    while reach < t.shape[axis]:
+        x = call.add(Mul(), x, _shifted(call, x, axis, reach))
+        reach *= 2
+    return call.add(Reverse(back), x) if back else x
+
+
+def _shifted(call: Call, x: Operand, axis: int, by: int) -> Operand:
+    """The elements `by` places further along, ones before them."""
+    t = type_of(x)
+    ones = np.ones((*t.shape[:axis], min(by, t.shape[axis]), *t.shape[axis + 1 :]), t.dtype.numpy)
+    windows = [slice(None)] * t.rank
+    windows[axis] = slice(0, max(0, t.shape[axis] - by))
+    rest = sliced(call, x, windows)
+    return call.add(Concat(axis), ones, rest) if type_of(rest).size else ones
 
 
 @onnx_op("CumSum")
@@ -112,75 +158,3 @@ def cum_sum(call: Call) -> Operand:
     axis = call.axis((call.ints(1, "axis") or [0])[0], call.type().rank)
     op = CumulativeSum(axis, bool(call.attr("exclusive", 0)), bool(call.attr("reverse", 0)))
     return call.add(op, call.operand(0))
-
-
-# Resize ------------------------------------------------------------------------------------------------------------
-
-
-@onnx_op("Resize", "Upsample")
-def resize(call: Call) -> Operand:
-    """What is half-pixel sampling at exact ratios, or means the same: nearest with whole factors from the left."""
-    t = call.type()
-    old = call.node.op_type == "Upsample" or call.version < 11
-    mode = call.attr("mode", "nearest")
-    if mode not in ("nearest", "linear", "bilinear"):
-        call.unsupported(f"mode {mode!r}")
-    if call.attr("antialias", 0) or call.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
-        call.unsupported("antialias or a policy other than stretch")
-    where = "asymmetric" if old else call.attr("coordinate_transformation_mode", "half_pixel")
-    nearest = "floor" if old else call.attr("nearest_mode", "round_prefer_floor")
-    axes = [call.axis(a, t.rank) for a in call.attr("axes") or range(t.rank)]
-    sizes, scales = _sizes(call, old, axes)
-    changed = [a for a in range(t.rank) if sizes[a] != t.shape[a]]
-    if any(abs(sizes[a] - t.shape[a] * scales[a]) > 1e-4 for a in axes):
-        call.unsupported(f"scales that lead from {list(t.shape)} to parts of elements")
-    if not changed:
-        return call.operand(0)
-    whole = all(sizes[a] % t.shape[a] == 0 for a in changed)
-    half = where in ("half_pixel", "half_pixel_symmetric") or (
-        where == "pytorch_half_pixel" and min(sizes[a] for a in changed) > 1
-    )
-    if mode == "nearest":
-        exact = half and (nearest == "round_prefer_floor" or (whole and nearest == "round_prefer_ceil"))
-        exact = exact or (where == "asymmetric" and nearest == "floor" and whole)
-    else:
-        exact = half
-    if not exact:
-        call.unsupported(f"mode {mode}, {where}, {nearest} from {list(t.shape)} to {sizes}")
-    if len(changed) > 2 or t.rank > 4:
-        call.unsupported(f"resizing {len(changed)} axes of a rank {t.rank} tensor")
-    lead = 4 - t.rank
-    both = [a + lead for a in changed]
-    both += [a for a in (3, 2) if a not in both][: 2 - len(both)]
-    both.sort()
-    full = [1] * lead + list(sizes)
-    op = Resample2d(
-        "nearest-neighbor" if mode == "nearest" else "linear", None, tuple(full[a] for a in both), tuple(both)
-    )
-    x = call.operand(0)
-    if not lead:
-        return call.add(op, x)
-    return call.add(Reshape(tuple(sizes)), call.add(op, call.add(Reshape((*[1] * lead, *t.shape)), x)))
-
-
-def _sizes(call: Call, old: bool, axes: list[int]) -> tuple[list[int], list[float]]:
-    """The sizes of all axes of the result, and the scales that lead there."""
-    shape = call.type().shape
-    sizes, scales = list(shape), [1.0] * len(shape)
-    if call.version < 9:
-        given = call.attr("scales")
-    else:
-        at = 1 if old else 2
-        given = [float(s) for s in call.array(at, "scales").reshape(-1)] if call.has(at) else None
-    wanted = None if old else call.ints(3, "sizes")
-    if wanted:
-        if len(wanted) != len(axes):
-            raise ModelError(f"{len(wanted)} sizes for {len(axes)} axes")
-        for a, size in zip(axes, wanted, strict=True):
-            sizes[a], scales[a] = size, size / shape[a]
-    else:
-        if given is None or len(given) != len(axes):
-            raise ModelError(f"scales {given} do not suit {len(axes)} axes")
-        for a, scale in zip(axes, given, strict=True):
-            sizes[a], scales[a] = int(np.floor(shape[a] * np.float32(scale) + 1e-6)), scale
-    return sizes, scales

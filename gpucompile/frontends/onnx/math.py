@@ -7,10 +7,9 @@ from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
-import onnx
 
 from gpucompile.errors import ModelError
-from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, scalar, type_of
+from gpucompile.frontends.onnx.call import BOOL, Call, Operand, onnx_op, scalar, type_of
 from gpucompile.frontends.onnx.tensors import data_type
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType
@@ -21,11 +20,10 @@ from gpucompile.ops.activation import (
     HardSigmoid,
     LeakyRelu,
     Linear,
-    Softplus,
     Tanh,
 )
 from gpucompile.ops.contraction import Gemm, Matmul
-from gpucompile.ops.elementwise import Add, Max, Min, Mul, Pow
+from gpucompile.ops.elementwise import Add, Div, Exp, Max, Min, Mul, Pow, Prelu
 from gpucompile.ops.logical import Cast, Greater, IsInfinite, LogicalAnd, NotEqual, Where
 from gpucompile.ops.movement import Reshape
 from gpucompile.ops.reduction import (
@@ -121,6 +119,16 @@ def elu(call: Call) -> Operand:
     return call.add(Elu(call.attr("alpha", 1.0)), call.operand(0))
 
 
+@onnx_op("PRelu")
+def prelu(call: Call) -> Operand:
+    """A slope that only fits as one a channel is that, as it was before opset 7."""
+    t, slope = call.type(), call.operand(1)
+    s = type_of(slope)
+    if s.rank == 1 and t.rank > 2 and s.size == t.shape[1] and s.size not in (1, t.shape[-1]):
+        slope = call.add(Reshape((s.size, *(1,) * (t.rank - 2))), slope)
+    return call.add(Prelu(), call.operand(0), slope)
+
+
 @onnx_op("Selu")
 def selu(call: Call) -> Operand:
     alpha, gamma = call.attr("alpha", 1.6732632423543772), call.attr("gamma", 1.0507009873554805)
@@ -141,7 +149,11 @@ def thresholded_relu(call: Call) -> Operand:
 
 @onnx_op("Mish")
 def mish(call: Call) -> Operand:
-    return call.add(Mul(), call.operand(0), call.add(Tanh(), call.add(Softplus(), call.operand(0))))
+    """x * tanh(softplus(x)), which is x * n / (n + 2) with n = e^x (e^x + 2); from x = 20 on it is x."""
+    x = call.operand(0)
+    e = call.add(Exp(), call.add(Clamp(-math.inf, 20.0), x))
+    n = call.add(Mul(), e, call.add(Linear(1.0, 2.0), e))
+    return call.add(Mul(), x, call.add(Div(), n, call.add(Linear(1.0, 2.0), n)))
 
 
 @onnx_op("Gelu")
@@ -149,7 +161,11 @@ def gelu(call: Call) -> Operand:
     x = call.operand(0)
     if call.attr("approximate", "none") != "tanh":
         return call.add(Gelu(), x)
-    # x/2 * (1 + tanh(sqrt(2/pi) * x * (1 + 0.044715 x^2)))
+    return fast_gelu(call, x)
+
+
+def fast_gelu(call: Call, x: Operand) -> Operand:
+    """x/2 * (1 + tanh(sqrt(2/pi) * x * (1 + 0.044715 x^2)))"""
     root = math.sqrt(2 / math.pi)
     cubic = call.add(Mul(), x, call.add(Linear(0.044715 * root, root), call.add(Mul(), x, x)))
     return call.add(Mul(), call.add(Linear(0.5, 0.5), call.add(Tanh(), cubic)), x)
@@ -160,13 +176,18 @@ def gelu(call: Call) -> Operand:
 
 @onnx_op("Cast", "CastLike")
 def cast(call: Call) -> Operand:
-    x = call.operand(0)
+    """To bool: whether it is not 0. Floats become 4-bit integers by way of int32, of which the last bits stay."""
+    x, dtype = call.operand(0), call.type().dtype
     if call.node.op_type == "CastLike":
-        return call.add(Cast(call.type(1).dtype), x)
-    if call.attr("to") == onnx.TensorProto.BOOL:
-        return call.add(NotEqual(), x, scalar(0, call.type().dtype))
-    to = data_type(call.attr("to", 0), "the result")
-    return x if call.type().dtype == to else call.add(Cast(to), x)
+        truth, to = call.builder.element(call.operand(1)) == BOOL, call.type(1).dtype
+    else:
+        element = call.attr("to", 0)
+        truth, to = element == BOOL, data_type(element, "the result")
+    if truth:
+        return call.add(NotEqual(), x, scalar(0, dtype))
+    if dtype.is_float and to.bits == 4:
+        x, dtype = call.add(Cast(DataType.INT32), x), DataType.INT32
+    return x if dtype == to else call.add(Cast(to), x)
 
 
 @onnx_op("IsInf")
@@ -213,4 +234,19 @@ def reduction(call: Call) -> Operand:
     chosen = tuple(sorted(call.axis(a, t.rank) for a in axes)) if axes else None
     if chosen is not None and len(set(chosen)) != len(chosen):
         raise ModelError(f"axes {axes} are not distinct")
+    if not t.size:
+        return _of_nothing(call, kind, chosen)
     return call.add(_REDUCTIONS[kind](chosen, bool(call.attr("keepdims", 1))), call.operand(0))
+
+
+def _of_nothing(call: Call, kind: str, axes: tuple[int, ...] | None) -> Operand:
+    """What a reduction of a tensor without elements yields."""
+    t = call.type()
+    (out,) = ReduceSum(axes, bool(call.attr("keepdims", 1))).infer(t)
+    lowest, highest = -math.inf, math.inf
+    if not t.dtype.is_float:
+        info = np.iinfo(t.dtype.value)
+        lowest, highest = info.min, 1 if call.builder.element(call.operand(0)) == BOOL else info.max
+    value = {"ReduceMax": lowest, "ReduceMin": highest, "ReduceProd": 1, "ReduceMean": math.nan}.get(kind, 0)
+    value = -math.inf if kind in ("ReduceLogSum", "ReduceLogSumExp") else value
+    return np.full(out.shape, value, t.dtype.numpy)

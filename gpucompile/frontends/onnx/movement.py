@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, type_of
-from gpucompile.ops.movement import Concat, Expand, Pad, Reshape, Slice, Transpose, Triangular
+from gpucompile.ops.gather import Gather
+from gpucompile.ops.movement import Concat, Expand, Pad, Reshape, Reverse, Slice, Transpose, Triangular
 from gpucompile.ops.movement import Tile as TileOp
 
 
@@ -76,7 +78,7 @@ def transpose(call: Call) -> Operand:
 
 @onnx_op("Concat")
 def concat(call: Call) -> Operand:
-    operands = [call.operand(i) for i in range(len(call.inputs))]
+    operands = call.operands()
     full = [v for v in operands if math.prod(type_of(v).shape)] or operands[:1]  # empty parts add nothing
     return call.add(Concat(call.axis(call.attr("axis", 1), call.type().rank)), *full) if len(full) > 1 else full[0]
 
@@ -96,24 +98,33 @@ def slice_(call: Call) -> Operand:
         if step == 0:
             raise ModelError(f"axis {axis}: step 0")
         windows[axis] = slice(start, end, step)
-    x = call.operand(0)
+    return sliced(call, call.operand(0), windows)
+
+
+def sliced(call: Call, x: Operand, windows: Sequence[slice]) -> Operand:
+    """x[windows], as numpy has it."""
     if isinstance(x, np.ndarray):
         return x[tuple(windows)]
-    return sliced(call, x, windows)
-
-
-def sliced(call: Call, x: Operand, windows: list[slice]) -> Operand:
     shape = type_of(x).shape
     ranges = [range(d)[w] for d, w in zip(shape, windows, strict=True)]
-    if any(len(r) == 0 for r in ranges):
-        call.unsupported(f"the slice of {type_of(x)} is empty")
-    if any(r.step < 0 and len(r) > 1 for r in ranges):
-        call.unsupported("negative steps")
-    sizes = tuple((len(r) - 1) * max(r.step, 1) + 1 for r in ranges)
-    if sizes == shape:
-        return x
-    steps = tuple(max(r.step, 1) for r in ranges)
-    return call.add(Slice(tuple(r.start for r in ranges), sizes, steps if max(steps) > 1 else None), x)
+    sizes = tuple(len(r) for r in ranges)
+    if 0 in sizes:
+        return np.zeros(sizes, type_of(x).dtype.numpy)
+    backward = tuple(i for i, r in enumerate(ranges) if r.step < 0 and len(r) > 1)
+    ranges = [r[::-1] if i in backward else r for i, r in enumerate(ranges)]
+    steps = tuple(r.step if len(r) > 1 else 1 for r in ranges)
+    spans = tuple((n - 1) * s + 1 for n, s in zip(sizes, steps, strict=True))
+    if spans != shape:
+        x = call.add(Slice(tuple(r.start for r in ranges), spans, steps if max(steps) > 1 else None), x)
+    elif sizes != shape:
+        x = call.add(Slice((0,) * len(shape), spans, steps), x)
+    return call.add(Reverse(backward), x) if backward else x
+
+
+def unsqueezed(call: Call, x: Operand, axis: int) -> Operand:
+    """x with an axis of extent 1 inserted."""
+    shape = type_of(x).shape
+    return call.add(Reshape((*shape[:axis], 1, *shape[axis:])), x)
 
 
 @onnx_op("Split")
@@ -147,9 +158,10 @@ def pad(call: Call) -> Operand:
     axes = [call.axis(a, t.rank) for a in call.ints(3, "axes") or []] or list(range(t.rank))
     if len(pads) != 2 * len(axes):
         raise ModelError(f"pads {pads} do not suit {len(axes)} axes")
-    mode = {"constant": "constant", "edge": "edge", "reflect": "reflection"}.get(call.attr("mode", "constant"))
+    names = {"constant": "constant", "edge": "edge", "reflect": "reflection", "wrap": "wrap"}
+    mode = names.get(call.attr("mode", "constant"))
     if mode is None:
-        call.unsupported(f"mode {call.attr('mode')!r}")
+        raise ModelError(f"unknown mode {call.attr('mode')!r}")
     begins, ends = [0] * t.rank, [0] * t.rank
     for i, axis in enumerate(axes):
         begins[axis], ends[axis] = pads[i], pads[len(axes) + i]
@@ -159,7 +171,24 @@ def pad(call: Call) -> Operand:
         x = sliced(call, x, [slice(max(0, -b), d + min(0, e)) for b, e, d in pairs])
     if max((*begins, *ends), default=0) <= 0:
         return x
-    return call.add(Pad(tuple(max(0, b) for b in begins), tuple(max(0, e) for e in ends), mode, value), x)
+    begins, ends = [max(0, b) for b in begins], [max(0, e) for e in ends]
+    extents = type_of(x).shape
+    if mode == "wrap" or (mode == "reflection" and any(max(p) >= d for p, d in zip(zip(begins, ends), extents))):
+        return _repeated(call, x, begins, ends, mode == "wrap")
+    return call.add(Pad(tuple(begins), tuple(ends), mode, value), x)
+
+
+def _repeated(call: Call, x: Operand, begins: list[int], ends: list[int], wrap: bool) -> Operand:
+    """x going round, or back and forth, as often as the padding is wide."""
+    for axis, extent in enumerate(type_of(x).shape):
+        if begins[axis] or ends[axis]:
+            at = np.arange(-begins[axis], extent + ends[axis])
+            if wrap:
+                at %= extent
+            else:
+                at = np.abs((at + extent - 1) % max(1, 2 * extent - 2) - extent + 1)
+            x = call.add(Gather(axis), x, at.astype(np.int32))
+    return x
 
 
 @onnx_op("Expand")
@@ -179,8 +208,8 @@ def tile(call: Call) -> Operand:
     repeats = call.ints(1, "repeats") or []
     if len(repeats) != t.rank:
         raise ModelError(f"{len(repeats)} repeats for {t}")
-    if t.rank and min(repeats) < 1:
-        call.unsupported(f"repeats {repeats} make an empty tensor")
+    if 0 in repeats:
+        return np.zeros([r * d for r, d in zip(repeats, t.shape, strict=True)], t.dtype.numpy)
     return call.add(TileOp(tuple(repeats)), call.operand(0))
 
 

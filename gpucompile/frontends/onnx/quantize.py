@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gpucompile.errors import ModelError
-from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, type_of
+from gpucompile.frontends.onnx.call import MICROSOFT, Call, Operand, onnx_op, type_of
 from gpucompile.frontends.onnx.tensors import data_type
 from gpucompile.ir.graph import Literal
 from gpucompile.ir.op import NIBBLES
@@ -18,6 +18,7 @@ from gpucompile.ops.quantize import DequantizeLinear, QuantizeLinear
 
 
 @onnx_op("QuantizeLinear", since=10)
+@onnx_op("QuantizeLinear", domain=MICROSOFT)
 def quantize_linear(call: Call) -> Operand:
     """The division is done in float32, whatever `precision` says."""
     given = call.attr("output_dtype", 0)
@@ -33,6 +34,7 @@ def quantize_linear(call: Call) -> Operand:
 
 
 @onnx_op("DequantizeLinear", since=10)
+@onnx_op("DequantizeLinear", domain=MICROSOFT)
 def dequantize_linear(call: Call) -> Operand:
     scale = _parameter(call, 1)
     zero_point = _zero_point(call, call.type().dtype, type_of(scale).shape)

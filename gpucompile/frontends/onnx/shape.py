@@ -7,20 +7,20 @@ import math
 import numpy as np
 
 from gpucompile.errors import ModelError
-from gpucompile.frontends.onnx.call import FOLD_LIMIT, Call, Operand, onnx_op
+from gpucompile.frontends.onnx.call import FOLD_LIMIT, Anything, Call, Operand, onnx_op
 from gpucompile.ir.graph import Literal
 
 
 @onnx_op("Identity")
-def identity(call: Call) -> Operand:
-    return call.operand(0)
+def identity(call: Call) -> Anything:
+    return call.present(0)
 
 
 @onnx_op("Dropout")
 def dropout(call: Call) -> tuple[Operand | None, ...]:
-    """Nothing is dropped in inference; the mask is all ones."""
-    if call.has(2) and call.array(2, "training_mode").any():
-        call.unsupported("training mode")
+    """Nothing is dropped in inference, nor with the ratio 0; the mask is all ones."""
+    if call.has(2) and call.array(2, "training_mode").any() and (not call.has(1) or call.array(1, "ratio").any()):
+        call.unsupported("training mode: results would be random")
     mask = np.ones(call.type().shape, np.uint8) if any(call.wanted[1:]) else None
     return (call.operand(0), mask)[: len(call.node.output)]
 
@@ -37,7 +37,7 @@ def constant(call: Call) -> Operand:
     if isinstance(value, Literal):
         return call.builder.graph.constant(value)
     if isinstance(value, np.ndarray):
-        return value
+        return call.builder.mark(value, next(a.t.data_type for a in call.node.attribute if a.name == "value"))
     call.unsupported(f"a constant given by {', '.join(call.attributes) or 'nothing'}")
 
 

@@ -33,6 +33,11 @@ DATA_TYPES: dict[int, DataType] = {
 }
 
 
+def element_type(dtype: DataType) -> int:
+    """The ONNX element type of a data type; uint8's for bool as well."""
+    return next(e for e, d in DATA_TYPES.items() if d is dtype)
+
+
 def data_type(element_type: int, what: str) -> DataType:
     """The data type for an ONNX element type. Raises UnsupportedError naming `what` has it."""
     if element_type not in DATA_TYPES:

@@ -1,0 +1,271 @@
+"""The nodes of one graph, subgraph or function body: ordered, looked up, imported one by one.
+
+A `Scope` knows what names stand for; a subgraph's scope asks the enclosing one for what it does not know itself, a
+function's does not. An op without an import function that ONNX defines as a function of other ops is imported as the
+body of that function.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from gpucompile.errors import GpucompileError, ModelError, TypeInferenceError, UnsupportedError
+from gpucompile.frontends.onnx.call import (
+    Absent,
+    Anything,
+    Builder,
+    Call,
+    Function,
+    find_function,
+    located,
+    read_attributes,
+    resolved,
+    type_of,
+)
+from gpucompile.frontends.onnx.tensors import element_type, read_tensor
+from gpucompile.ir.graph import Literal, Value
+
+Versions = Mapping[str, int]  # of the opsets, by domain; the domain of ONNX itself is ""
+
+
+class Scope:
+    """Names and what they stand for, in one graph or function body."""
+
+    def __init__(
+        self,
+        builder: Builder,
+        versions: Versions,
+        nodes: Sequence[onnx.NodeProto],
+        outputs: Sequence[str],
+        initializers: Iterable[onnx.TensorProto] = (),
+        folder: Path | None = None,
+        parent: Scope | None = None,
+        attributes: Mapping[str, onnx.AttributeProto] | None = None,
+    ) -> None:
+        self.builder = builder
+        self.versions = versions
+        self.nodes = nodes
+        self.outputs = outputs
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        for t in initializers:
+            if t.name in self.initializers:
+                raise ModelError("two initializers have the same name")
+            self.initializers[t.name] = t
+        self.folder = folder
+        self.parent = parent
+        self.attributes = attributes or {}  # of the call, in a function's body
+        self.env: dict[str, Anything | None] = {}
+
+    def run(self) -> list[Anything]:
+        """Import the nodes that the outputs depend on; returns what the outputs are."""
+        nodes = self._needed_nodes()
+        functions = self._functions(nodes)
+        read = {name for node in nodes for name in reads(node)} | set(self.outputs)
+        for node in nodes:
+            self._import(node, functions[node.domain, node.op_type], read)
+        return [self._present(name, "the outputs") for name in self.outputs]
+
+    # names ---------------------------------------------------------------------------------------------------------
+
+    def lookup(self, name: str, user: str) -> Anything | None:
+        """What a name stands for, None for an input of a function that the caller left out; initializers are read on
+        first use."""
+        if name not in self.env:
+            if name in self.initializers:
+                data = read_tensor(self.initializers[name], self.folder)
+                if isinstance(data, Literal):
+                    self.env[name] = self.builder.graph.constant(data, name=name)
+                else:
+                    self.builder.names[id(data)] = name
+                    self.env[name] = self.builder.mark(data, self.initializers[name].data_type)
+            elif self.parent:
+                return self.parent.lookup(name, user)
+            else:
+                raise ModelError(f"{user}: {name!r} is not defined anywhere")
+        return self.env[name]
+
+    def _present(self, name: str, user: str) -> Anything:
+        found = self.lookup(name, user)
+        if found is None:
+            raise ModelError(f"{user}: {name!r} is an input that is absent")
+        return found
+
+    # nodes ---------------------------------------------------------------------------------------------------------
+
+    def _needed_nodes(self) -> list[onnx.NodeProto]:
+        """The nodes that outputs depend on, in an order that defines before use."""
+        producer: dict[str, int] = {}
+        for i, node in enumerate(self.nodes):
+            for name in filter(None, node.output):
+                if name in producer or name in self.env or name in self.initializers:
+                    raise ModelError(f"{where(node)}: {name!r} is defined twice")
+                producer[name] = i
+        needs: dict[int, list[int]] = {}
+        stack = [producer[name] for name in self.outputs if name in producer]
+        while stack:
+            i = stack.pop()
+            if i not in needs:
+                needs[i] = [producer[n] for n in reads(self.nodes[i]) if n in producer]
+                stack.extend(needs[i])
+        order = sorted(needs)
+        if any(j >= i for i in order for j in needs[i]):  # not sorted, as ONNX wants it to be
+            try:
+                order = list(graphlib.TopologicalSorter(needs).static_order())
+            except graphlib.CycleError as e:
+                cycle = ", ".join(where(self.nodes[i]) for i in e.args[1][1:])
+                raise ModelError(f"the graph has a cycle: {cycle}") from e
+        return [self.nodes[i] for i in order]
+
+    def _functions(self, nodes: list[onnx.NodeProto]) -> dict[tuple[str, str], Function]:
+        """The import function of each (domain, op type). Raises UnsupportedError listing all that have none."""
+        found: dict[tuple[str, str], Function] = {}
+        missing: dict[str, list[str]] = {}
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            function = found.get(key) or self._function(*key)
+            if function is None:
+                domain = node.domain or "ai.onnx"
+                version = f" opset {self.versions.get('')}" if domain == "ai.onnx" else ""
+                kind = f"{node.op_type} ({domain}{version})"
+                missing.setdefault(kind, []).append(node.name or ", ".join(node.output))
+            else:
+                found[key] = function
+        if missing:
+            lines = (
+                f"{k}: {len(v)}x, {', '.join(map(repr, v[:3]))}{', ...' if len(v) > 3 else ''}"
+                for k, v in missing.items()
+            )
+            raise UnsupportedError("ops that gpucompile does not have:\n  " + "\n  ".join(lines))
+        return found
+
+    def _function(self, domain: str, name: str) -> Function | None:
+        domain = "" if domain == "ai.onnx" else domain
+        version = self.versions.get(domain, 1)
+        return find_function(domain, name, version) or self._body(domain, name, version)
+
+    def _body(self, domain: str, name: str, version: int) -> Function | None:
+        """An import function that imports the body by which ONNX defines an op; None if it defines it otherwise."""
+        schema = schema_of(domain, name, version)
+        if schema is None or not (schema.has_function or schema.has_context_dependent_function):
+            return None
+
+        def function(call: Call) -> tuple[Anything | None, ...]:
+            return tuple(self._run_body(call, schema, version))
+
+        return function
+
+    def _run_body(self, call: Call, schema: Any, version: int) -> list[Anything | None]:
+        body = onnx.FunctionProto()
+        if schema.has_function:
+            body.ParseFromString(
+                schema.get_function_with_opset_version(_latest(schema.function_opset_versions, version))
+            )
+        else:
+            _check(call.node, version)  # ONNX's builders of bodies crash on nodes that are wrong
+            at = _latest(schema.context_dependent_function_opset_versions, version)
+            types = [self._type_proto(v).SerializeToString() for v in call.inputs]
+            text = schema.get_context_dependent_function_with_opset_version(at, call.node.SerializeToString(), types)
+            body.ParseFromString(text)
+        attributes = {n: a.default_value for n, a in schema.attributes.items() if a.default_value.name}
+        attributes.update((a.name, a) for a in call.node.attribute)
+        versions = dict(self.versions)
+        versions.update(("" if o.domain == "ai.onnx" else o.domain, int(o.version)) for o in body.opset_import)
+        wanted = [name for name, wanted in zip(body.output, call.wanted, strict=False) if wanted]
+        scope = Scope(self.builder, versions, list(body.node), wanted, attributes=attributes)
+        scope.env.update(dict.fromkeys(body.input) | dict(zip(body.input, call.inputs, strict=False)))
+        results = dict(zip(wanted, scope.run(), strict=True))
+        return [results.get(name) for name in body.output]
+
+    def _type_proto(self, operand: Anything | None) -> onnx.TypeProto:
+        """The type of an operand, as ONNX writes it."""
+        if operand is None:
+            return onnx.TypeProto()
+        if isinstance(operand, (list, Absent)):
+            raise UnsupportedError("sequences and optionals as inputs")
+        t = type_of(operand)
+        element = self.builder.element(operand) or element_type(t.dtype)
+        return onnx.helper.make_tensor_type_proto(element, t.shape)
+
+    def subgraph(self, graph: onnx.GraphProto, inputs: Sequence[Anything]) -> list[Anything]:
+        """Import a graph attribute with these inputs; returns what its outputs are."""
+        if len(graph.input) != len(inputs):
+            raise ModelError(f"its body takes {len(graph.input)} inputs, not {len(inputs)}")
+        outputs = [o.name for o in graph.output]
+        scope = Scope(
+            self.builder, self.versions, graph.node, outputs, graph.initializer, self.folder, self, self.attributes
+        )
+        scope.env.update(zip((i.name for i in graph.input), inputs, strict=True))
+        return scope.run()
+
+    def _import(self, node: onnx.NodeProto, function: Function, read: set[str]) -> None:
+        node, place = resolved(node, self.attributes), where(node)
+        inputs = [self.lookup(name, place) if name else None for name in node.input]
+        try:
+            wanted = tuple(name in read for name in node.output)
+            version = self.versions.get("" if node.domain == "ai.onnx" else node.domain, 1)
+            attributes = read_attributes(node)
+            out = function(Call(self.builder, node, version, inputs, attributes, wanted, self.subgraph))
+        except (ModelError, UnsupportedError) as e:
+            raise located(e, place) from e
+        except TypeInferenceError as e:
+            raise ModelError(f"{place}: {e}") from e
+        except GpucompileError:
+            raise
+        except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError, AttributeError) as e:
+            raise ModelError(f"{place}: inputs or attributes do not suit the op ({type(e).__name__}: {e})") from e
+        results = out if isinstance(out, tuple) else (out,)
+        for name, result in zip(node.output, results, strict=False):
+            if not name or result is None:
+                continue
+            if isinstance(result, Value):
+                result.name = result.name or name
+            elif not isinstance(result, (list, Absent)):
+                result = np.asarray(result)
+                self.builder.names.setdefault(id(result), name)
+            self.env[name] = result
+
+
+def where(node: onnx.NodeProto) -> str:
+    """How messages call a node."""
+    return f"{node.op_type} {node.name or ', '.join(node.output)!r}"
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """The names that a node and its subgraphs read from around it."""
+    yield from filter(None, node.input)
+    for a in node.attribute:
+        for graph in (a.g, *a.graphs):
+            own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+            own.update(name for inner in graph.node for name in inner.output)
+            used = [o.name for o in graph.output] + [name for inner in graph.node for name in reads(inner)]
+            yield from (name for name in used if name and name not in own)
+
+
+def schema_of(domain: str, name: str, version: int) -> Any:
+    """ONNX's definition (an OpSchema) of an op at an opset version, None if it has none."""
+    try:
+        return onnx.defs.get_schema(name, version, domain)
+    except (onnx.defs.SchemaError, TypeError):  # TypeError: damaged names
+        return None
+
+
+def _check(node: onnx.NodeProto, version: int) -> None:
+    """Raise ModelError for a node that its schema does not allow."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = onnx.IR_VERSION
+    context.opset_imports = {"": onnx.defs.onnx_opset_version(), node.domain: version}
+    try:
+        onnx.checker.check_node(node, context)
+    except onnx.checker.ValidationError as e:
+        raise ModelError(str(e).splitlines()[0]) from e
+
+
+def _latest(versions: Sequence[int], version: int) -> int:
+    """The newest of the versions that is not above `version`; the oldest where all are."""
+    return max((v for v in versions if v <= version), default=min(versions))

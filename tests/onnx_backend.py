@@ -1,0 +1,192 @@
+"""ONNX's backend tests on gpucompile: every case with its outcome, and a command that prints totals.
+
+    python -m tests.onnx_backend                  the numpy interpreter instead of a device: what the importer can do
+    python -m tests.onnx_backend --device         on the default device
+    python -m tests.onnx_backend --device -k conv --list refused
+
+An outcome is `native` (compiled, and the results are those ONNX expects), `refused` (an UnsupportedError says why) or
+`wrong` (anything else).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import re
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.backend.test.case.test_case import TestCase
+from onnx.backend.test.loader import load_model_tests
+from onnx.backend.test.runner import Runner
+
+from gpucompile.errors import UnsupportedError
+from gpucompile.ir.graph import Graph
+from gpucompile.ir.interpret import interpret
+from gpucompile.onnx_backend import PreparedModel, WebGPUBackend
+
+#: The kinds of tests whose data come with the onnx package.
+KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
+
+
+class InterpretedGraph:
+    """What GraphRunner is, without a device."""
+
+    def __init__(self, graph: Graph, device: object) -> None:
+        graph.verify()
+        self.graph = graph
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return interpret(self.graph, inputs)
+
+
+class InterpretedModel(PreparedModel):
+    runner = InterpretedGraph
+
+
+class Interpreter(WebGPUBackend):
+    """The backend with the numpy interpreter in place of the device."""
+
+    prepared = InterpretedModel
+
+
+@dataclass(frozen=True)
+class Outcome:
+    name: str
+    kind: str  # native, refused or wrong
+    why: str = ""
+    seconds: float = 0.0
+
+
+#: The names of the cases that are refused, one a line. It must only shrink.
+REFUSED = Path(__file__).parent / "e2e" / "onnx_refused.txt"
+
+
+@functools.cache
+def _all_cases() -> tuple[TestCase, ...]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's, while ONNX makes its data
+        found = [case for kind in KINDS for case in load_model_tests(kind=kind)]
+    return tuple(sorted(found, key=lambda c: c.name))
+
+
+def cases(pattern: str = "") -> Iterator[TestCase]:
+    """The test cases whose names match `pattern`, in a fixed order."""
+    return (case for case in _all_cases() if re.search(pattern, case.name))
+
+
+def run(case: TestCase, interpreted: bool, device: Any = None) -> Outcome:
+    """Run one case on all its data sets."""
+    start = time.perf_counter()
+    prepared = InterpretedModel if interpreted else PreparedModel
+    try:
+        model, data = _data(case)
+        rep = prepared(model, device)
+        for inputs, wanted in data:
+            got = rep.run([_array(x) for x in inputs])
+            for want, y in zip(_flat(wanted), _flat(got), strict=True):
+                # half precision: two units in the last place, as ONNX's runner allows for bfloat16
+                rtol = max(case.rtol, 2**-9) if want.dtype == np.float16 else case.rtol
+                # and sums of numbers that cancel: rounding of the largest is what is left
+                scale = float(np.abs(want[np.isfinite(want)]).max(initial=0)) if want.dtype.kind == "f" else 0.0
+                atol = max(case.atol, 1e-6 * scale) if want.dtype == np.float32 else case.atol
+                Runner.assert_similar_outputs([want], [y], rtol, atol)
+    except UnsupportedError as e:
+        return Outcome(case.name, "refused", str(e), time.perf_counter() - start)
+    except Exception as e:
+        last = traceback.extract_tb(e.__traceback__)[-1]
+        why = f"{type(e).__name__}: {e} ({Path(last.filename).name}:{last.lineno})"
+        return Outcome(case.name, "wrong", why, time.perf_counter() - start)
+    return Outcome(case.name, "native", "", time.perf_counter() - start)
+
+
+def _array(x: Any) -> Any:
+    return onnx.numpy_helper.to_array(x) if isinstance(x, onnx.TensorProto) else x
+
+
+def _flat(results: Iterable[Any]) -> Iterator[Any]:
+    """The arrays in outputs; ONNX's own comparison of sequences fails on scalars in them."""
+    for y in results:
+        if isinstance(y, list):
+            yield from _flat(y)
+        else:
+            yield _array(y)
+
+
+def _data(case: TestCase) -> tuple[onnx.ModelProto, list[tuple[list[Any], list[Any]]]]:
+    """A case's model and its data sets, from memory or from its folder."""
+    if case.model is not None:
+        return case.model, list(case.data_sets or [])
+    assert case.model_dir is not None
+    folder = Path(case.model_dir)
+    model = onnx.load(folder / "model.onnx")
+    sets = []
+    for place in sorted(folder.glob("test_data_set*")):
+        sets.append((_load(place, "input", model.graph.input), _load(place, "output", model.graph.output)))
+    return model, sets
+
+
+def _load(folder: Path, prefix: str, infos: Any) -> list[Any]:
+    out: list[Any] = []
+    for i in range(len(list(folder.glob(f"{prefix}_*.pb")))):
+        data = (folder / f"{prefix}_{i}.pb").read_bytes()
+        if infos[i].type.HasField("sequence_type"):
+            out.append(onnx.numpy_helper.to_list(onnx.SequenceProto.FromString(data)))
+        elif infos[i].type.HasField("optional_type"):
+            out.append(onnx.numpy_helper.to_optional(onnx.OptionalProto.FromString(data)))
+        else:
+            out.append(onnx.numpy_helper.to_array(onnx.TensorProto.FromString(data)))
+    return out
+
+
+def reason(why: str) -> str:
+    """A refusal without what differs from case to case."""
+    why = re.sub(r"^(model '[^']*'|the model): ", "", why)
+    why = re.sub(r" '[^']*':?", "", why)
+    return re.sub(r"\s+", " ", re.sub(r"%\S+|\[[\d, -]*\]|'[^']*'|(?<=\w)\(?\d+x.*", "", why))[:150]
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+    """Print totals, and refusals by reason; 1 if anything is wrong."""
+    parser = argparse.ArgumentParser(description="ONNX's backend tests on gpucompile")
+    parser.add_argument("-k", default="", metavar="REGEX", help="only cases whose names match")
+    parser.add_argument("--device", action="store_true", help="run on the default device")
+    parser.add_argument("--update", action="store_true", help=f"write the refused cases to {REFUSED.name}")
+    parser.add_argument("--list", choices=("native", "refused", "wrong"), help="list these cases")
+    args = parser.parse_args(None if argv is None else list(argv))
+    outcomes = []
+    device = None
+    if args.device:
+        from gpucompile.runtime.device import default_device
+
+        device = default_device()
+    warnings.simplefilter("ignore")
+    for case in cases(args.k):
+        outcomes.append(run(case, not args.device, device))
+    counts = Counter(o.kind for o in outcomes)
+    for why, count in Counter(reason(o.why) for o in outcomes if o.kind == "refused").most_common():
+        print(f"{count:5}  {why}")
+    for o in outcomes:
+        if o.kind in (args.list, "wrong"):
+            print(f"{o.kind}: {o.name}: {o.why[:600]}")
+    if args.update and not args.k:
+        REFUSED.write_text("".join(f"{o.name}\n" for o in outcomes if o.kind == "refused"))
+    slow = sorted(outcomes, key=lambda o: -o.seconds)[:5]
+    print("slowest: " + ", ".join(f"{o.name} {o.seconds:.1f} s" for o in slow))
+    print(
+        f"{len(outcomes)} cases in {sum(o.seconds for o in outcomes):.0f} s: {counts['native']} native, 0 fallback, "
+        f"{counts['refused']} refused, {counts['wrong']} wrong"
+    )
+    return 1 if counts["wrong"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
