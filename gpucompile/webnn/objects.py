@@ -108,6 +108,9 @@ class MLTensor:
             if buffer is not None and self._owned:
                 buffer.destroy()
 
+    def _forget(self) -> None:
+        self._buffer = None
+
     def __repr__(self) -> str:
         return f"<MLTensor {self.data_type}{list(self.shape)}{' destroyed' if self.destroyed else ''}>"
 
@@ -136,6 +139,9 @@ class MLGraph:
         executable, self._executable = self._executable, None
         if executable is not None:
             executable.close()
+
+    def _forget(self) -> None:
+        self._executable = None
 
     def __enter__(self) -> MLGraph:
         return self
