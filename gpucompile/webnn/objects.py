@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpucompile.errors import InputError
 from gpucompile.ir.graph import Value
 from gpucompile.ir.types import TensorType
+from gpucompile.runtime.buffers import is_destroyed
 from gpucompile.runtime.executable import Executable
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class MLTensor:
 
     @property
     def destroyed(self) -> bool:
-        return self._buffer is None
+        """Whether it was destroyed, or the caller's buffer that it was made of."""
+        return self._buffer is None or is_destroyed(self._buffer)
 
     @property
     def gpu_buffer(self) -> Any:
