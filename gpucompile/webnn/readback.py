@@ -129,7 +129,7 @@ class Read:
                 self._target[:] = data
                 return self._out
             if type.dtype in NIBBLES:
-                return data.copy()  # packed, as in a browser
+                return data.copy()  # packed: two elements in a byte
             return data.copy().view(type.dtype.numpy).reshape(type.shape)
         finally:
             del data
