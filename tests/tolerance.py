@@ -24,6 +24,8 @@ BY_OP = {
     "erf": (1e-5, 2e-6),
     "gelu": (2e-5, 2e-6),
     "elu": (1e-5, 2e-6),
+    "hard_sigmoid": (2e-6, 2e-7),  # alpha * x + beta, which may cancel
+    "linear": (2e-6, 1e-6),
     "softmax": (2e-5, 1e-8),
     "lrn": (2e-5, 1e-7),
     "reduce_log_sum": (1e-5, 2e-6),

@@ -338,12 +338,16 @@ def pool2d(d: Draw) -> Case:
 
 @strategy_for(Resample2d)
 def resample2d(d: Draw) -> Case:
+    """Integers between powers of two only: elsewhere it is for rounding to say on which side of a tie a result is."""
     shape = [d.of(1, 2, 3, 4, 5, 8) for _ in range(4)]
     axes = d.permutation(4)[:2]
     mode = d.of("nearest-neighbor", "linear")
-    sizes = d.pair(1, 2, 3, 4, 7, 9)
-    scales = (d.of(0.5, 1.0, 1.5, 2.0, 3.0), d.of(0.25, 0.75, 1.0, 2.0))
-    scales = tuple(s if math.floor(shape[a] * s) else 1.0 for a, s in zip(axes, scales, strict=True))
+    exact = mode == "linear" and not d.dtype.is_float
+    factors = [d.of(0.5, 1.0, 2.0, 4.0) if exact else d.of(0.25, 0.75, 1.0, 1.5, 2.0, 3.0) for _ in range(2)]
+    scales = tuple(s if math.floor(shape[a] * s) == shape[a] * s else 1.0 for a, s in zip(axes, factors, strict=True))
+    sizes = tuple(int(shape[a] * s) for a, s in zip(axes, scales, strict=True)) if exact else d.pair(1, 2, 3, 4, 7, 9)
+    if not exact:  # result sizes are rounded down
+        scales = tuple(f if shape[a] * f >= 1 else 1.0 for a, f in zip(axes, factors, strict=True))
     op = Resample2d(mode, d.of(None, scales), d.of(None, sizes), axes)
     return d.case(op, d.operand(shape))
 
