@@ -7,7 +7,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
@@ -54,6 +54,9 @@ class Case:
             for o, c in zip(self.operands, self.constant, strict=True)
         )
         return f"{self.op}({operands}){' dressed' if self.dressed else ''}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # hypothesis would print every class variable of the op
 
 
 class Draw:
