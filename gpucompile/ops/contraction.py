@@ -94,7 +94,7 @@ def operands(ins: Sequence[MaybeType], count: int) -> tuple[MaybeType, ...]:
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """A product in float64, so that the oracle is better than what it judges; large ones in float32, where float64 would
+    """A product in float64, so that the oracle is better than what it judges; large ones in float32, as float64 would
     take minutes."""
     big = a.size * b.shape[-1] > 1 << 28
     wide = np.float32 if big else np.float64

@@ -67,7 +67,7 @@ class Draw:
         # one drawn number for all arrays: hypothesis varies shapes and options, which is where the bugs are
         self.rng = np.random.default_rng([zlib.crc32(f"{cls.name} {dtype}".encode()), self.integer(0, 999)])
 
-    # Choices -----------------------------------------------------------------------------------------------------------
+    # Choices --------------------------------------------------------------------------------------------------------
 
     def integer(self, low: int, high: int) -> int:
         return self._draw(st.integers(low, high))
@@ -98,7 +98,7 @@ class Draw:
             out[f.name] = self.flag() if f.type == "bool" else self.of(f.default, 0.0, -0.3, 1.25, 3.0)
         return out
 
-    # Shapes ------------------------------------------------------------------------------------------------------------
+    # Shapes ---------------------------------------------------------------------------------------------------------
 
     def rank(self, low: int = 0, high: int = MAX_RANK) -> int:
         """Ranks up to 4 are more frequent than larger ones."""
@@ -125,7 +125,7 @@ class Draw:
         common = self.shape()
         return [self.broadcastable(common) for _ in range(count)]
 
-    # Values ------------------------------------------------------------------------------------------------------------
+    # Values ---------------------------------------------------------------------------------------------------------
 
     def operand(
         self, shape: Sequence[int], dtype: DataType | None = None, domain: tuple[float, float] | None = None
@@ -149,11 +149,19 @@ class Draw:
             some = list(range(max(low, -4), min(high, 5) + 1))
         elif kind == "edges":
             edges = {0, 1, low, high, low + 1, high - 1}
-            edges |= {s * (2**b + d) for b in (3, 7, 8, 15, 16, 24, 31, 32, 53, 63) for d in (-1, 0, 1) for s in (1, -1)}
+            edges |= {
+                s * (2**b + d) for b in (3, 7, 8, 15, 16, 24, 31, 32, 53, 63) for d in (-1, 0, 1) for s in (1, -1)
+            }
             some = sorted(e for e in edges if low <= e <= high)
         else:
             some = [int(v) for v in self.rng.integers(low, high, 64, type.dtype.numpy, endpoint=True)]
         return np.asarray(np.array(some, type.dtype.numpy)[self.rng.integers(0, len(some), type.shape)])
+
+    def small(self, shape: Sequence[int], dtype: DataType) -> Operand:
+        """Integers of at most 8 bits."""
+        low, high = limits(dtype)
+        x = self.rng.integers(max(low, -128), min(high, 127), tuple(shape), endpoint=True)
+        return Operand(TensorType(dtype, tuple(shape)), np.asarray(x).astype(dtype.numpy))
 
     def indices(self, shape: Sequence[int], extent: int, dtype: DataType) -> Operand:
         """Positions along an axis, some counted from its end, some outside."""
@@ -162,7 +170,7 @@ class Draw:
         x = self.rng.integers(low - (reach if dtype.is_signed else 0), extent + reach, tuple(shape))
         return Operand(TensorType(dtype, tuple(shape)), np.asarray(x).astype(dtype.numpy))
 
-    # Cases -------------------------------------------------------------------------------------------------------------
+    # Cases ----------------------------------------------------------------------------------------------------------
 
     def case(self, op: Op, *operands: Operand | None) -> Case:
         """Only what follows the first operand may be constant: graphs of constants alone are folded."""

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import gpucompile
@@ -21,6 +21,7 @@ from gpucompile.ops.elementwise import Identity
 from gpucompile.ops.logical import Where
 from gpucompile.ops.movement import Concat, Pad
 from gpucompile.ops.pool import MaxPool2d
+from gpucompile.ops.recurrent import Recurrent
 from gpucompile.ops.reduction import ReduceL1
 from tests.generate.coverage import left_out
 from tests.generate.draw import Case, Operand
@@ -30,9 +31,8 @@ from tests.support import OPS
 
 Batch = tuple[Config, list[Case]]
 NAMES = [name for name in OPS if name not in EXCUSED]
-#: The same examples in every run, without a data base. Batches are large and shrink one pipeline at a time.
+#: Batches are large and shrink one pipeline at a time. No data base: what failed once is in FOUND.
 FIXED = settings(
-    derandomize=True,
     database=None,
     deadline=None,
     phases=[Phase.generate, Phase.shrink],
@@ -48,6 +48,13 @@ def batches(cls: type[Op], most: int) -> st.SearchStrategy[Batch]:
     return st.tuples(st.sampled_from(CONFIGS), st.tuples(*drawn).map(list))
 
 
+def cost_of(cls: type[Op]) -> int:
+    """How many cases of an op are worth their time in one batch: those of recurrent networks are dozens of kernels,
+    those of plain functions differ in nothing but the shape."""
+    plain = not dataclasses.fields(cls) and len(cls.operands) < 3
+    return 2 if plain or issubclass(cls, Recurrent) else 8
+
+
 def test_every_op_has_a_strategy() -> None:
     assert [name for name in NAMES if strategy_of(OPS[name]) is None] == []
     assert set(EXCUSED) <= set(Op.registry)
@@ -55,16 +62,18 @@ def test_every_op_has_a_strategy() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_generated_cases(device: gpucompile.Device, name: str) -> None:
+    """Some rounds until no data type and no option is left out; nearly always one."""
     cls = OPS[name]
     seen: list[Case] = []
 
-    @settings(FIXED, max_examples=4)
-    @given(batch=batches(cls, 8 if dataclasses.fields(cls) or len(cls.operands) > 2 else 2))
     def run(batch: Batch) -> None:
         seen.extend(batch[1])
         run_cases(batch[1], device, batch[0])
 
-    run()
+    for i in range(6):
+        seed(i)(settings(FIXED, max_examples=4)(given(batch=batches(cls, cost_of(cls)))(run)))()
+        if not left_out(cls, seen):
+            break
     assert left_out(cls, seen) == []
 
 
@@ -73,7 +82,7 @@ def test_generated_cases(device: gpucompile.Device, name: str) -> None:
 def test_new_generated_cases(device: gpucompile.Device, name: str) -> None:
     """Other cases in every run."""
 
-    @settings(FIXED, derandomize=False, max_examples=40)
+    @settings(FIXED, max_examples=40)
     @given(batch=batches(OPS[name], 8))
     def run(batch: Batch) -> None:
         run_cases(batch[1], device, batch[0])
