@@ -16,7 +16,14 @@ from tests.generate.reference import SOURCES, Array, each, evaluate, source, wra
 
 # Elementwise ---------------------------------------------------------------------------------------------------------
 
-for _name, _onnx in {"max": "Max", "min": "Min", "is_infinite": "IsInf", "gelu": "Gelu", "matmul": "MatMul"}.items():
+for _name, _onnx in {
+    "max": "Max",
+    "min": "Min",
+    "is_infinite": "IsInf",
+    "gelu": "Gelu",
+    "prelu": "PRelu",
+    "matmul": "MatMul",
+}.items():
     SOURCES[_name] = lambda op, *ins, onnx=_onnx: evaluate(onnx, *ins)
 for _name, _onnx in {"elu": "Elu", "hard_sigmoid": "HardSigmoid", "leaky_relu": "LeakyRelu"}.items():
     SOURCES[_name] = lambda op, x, onnx=_onnx: evaluate(onnx, x, **op.attributes())
