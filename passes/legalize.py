@@ -93,7 +93,8 @@ def reduction_of_nothing(graph: Graph, node: Node, ctx: Context) -> Value | None
     assert isinstance(op, Reduction)
     if any(x.type.shape[a] != 1 for a in op.reduced_axes(x.type.rank)):
         return None
-    out = OF_ONE[type(op)](graph, x, node) if type(op) in OF_ONE else x
+    same = isinstance(op, reduction.ReduceL1) and not x.type.dtype.is_signed
+    out = OF_ONE[type(op)](graph, x, node) if type(op) in OF_ONE and not same else x
     shape = node.output.type.shape
     return out if out.type.shape == shape else graph.add(Reshape(shape), out, before=node)
 
