@@ -3,13 +3,17 @@
     op(constant, ...) -> constant
 
 The numpy reference of the op computes the result. One larger than `max_bytes` is only kept if it is not larger than the
-operands together (a transposed weight is, an expanded scalar is not). Operands that nobody else uses disappear at once,
-so the peak of memory stays low. One walk in execution order: linear in nodes and in bytes computed.
+operands together (a transposed weight is, an expanded scalar and a dequantised weight are not). Operands that nobody
+else uses disappear at once; those mapped from a file give back their memory even where the graph from before the
+passes, kept to replay failures, still has them. So the peak of memory stays low. One walk in execution order: linear in
+nodes and in bytes computed.
 """
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +54,8 @@ def _fold(graph: Graph, node: Node) -> None:
     graph.replace(node, *constants)
     for v in operands:
         if not v.users and v.producer is not None:
+            if v.constant is not None:
+                _release(v.constant)
             graph.remove(v.producer)
 
 
@@ -59,3 +65,14 @@ def _compact(array: np.ndarray) -> np.ndarray:
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
     return np.array(array, order="C") if owner.nbytes > array.nbytes else np.asarray(array, order="C")
+
+
+def _release(array: np.ndarray) -> None:
+    """Let go of the pages of a file that an array maps; they are read again when someone looks."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and base.mode == "r" and isinstance(base.base, mmap.mmap):
+            if hasattr(mmap, "MADV_DONTNEED"):
+                base.base.madvise(mmap.MADV_DONTNEED)
+            return
+        base = base.base

@@ -26,6 +26,7 @@ import gpucompile.ops  # noqa: F401  (registers the ops)
 from gpucompile.errors import InputError, ModelError, UnsupportedError
 from gpucompile.frontends import onnx as _family
 from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Builder, Operand, located
+from gpucompile.frontends.onnx.embedded import parse_file
 from gpucompile.frontends.onnx.scope import Scope
 from gpucompile.frontends.onnx.tensors import data_type
 from gpucompile.ir.graph import Graph, Value
@@ -94,16 +95,14 @@ def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto
     else:
         label = "the model" if isinstance(source, bytes) else str(source)
         try:
-            data = source if isinstance(source, bytes) else Path(source).read_bytes()
+            size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+            if not size:
+                raise ModelError(f"{label}: the file is empty")
+            model = onnx.ModelProto.FromString(source) if isinstance(source, bytes) else parse_file(Path(source))
         except OSError as e:
             raise ModelError(f"{label}: cannot be read: {e.strerror or e}") from e
-        if not data:
-            raise ModelError(f"{label}: the file is empty")
-        model = onnx.ModelProto()
-        try:
-            model.ParseFromString(data)
         except DecodeError as e:
-            raise ModelError(f"{label}: not an ONNX model, or truncated or corrupt ({len(data)} bytes): {e}") from e
+            raise ModelError(f"{label}: not an ONNX model, or truncated or corrupt ({size} bytes): {e}") from e
     if not model.HasField("graph") or not model.opset_import or not model.graph.output:
         raise ModelError(f"{label}: not an ONNX model: it has no graph, no opset or no outputs")
     model = _modern(model, label)

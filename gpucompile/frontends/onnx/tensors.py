@@ -1,6 +1,7 @@
 """ONNX tensors as numpy arrays, without copies where the format allows it.
 
-External data lies in files beside the model; names that lead out of the model's folder are refused.
+External data lies in files beside the model or below; names that lead out of the model's folder are refused, links
+included. bfloat16, which WebGPU lacks, becomes float32: the upper half of one, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -59,20 +60,43 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
 
     Raises ModelError for data that does not suit the tensor's shape, UnsupportedError for its data type."""
     what = f"tensor {tensor.name!r}" if tensor.name else "a tensor"
-    dtype = numpy_dtype(tensor.data_type, what)
+    brief, packed = tensor.data_type == TensorProto.BFLOAT16, tensor.data_type in FOUR_BITS
+    dtype = np.dtype(np.float32) if brief else numpy_dtype(tensor.data_type, what)
     shape = tuple(tensor.dims)
     if any(d < 0 for d in shape):
         raise ModelError(f"{what} has a negative dimension: {list(shape)}")
+    stored = np.dtype(np.uint16) if brief else np.dtype(np.uint8) if packed else dtype
+    places = ((math.prod(shape) + 1) // 2,) if packed else shape
     if tensor.data_location == TensorProto.EXTERNAL:
-        if tensor.data_type in FOUR_BITS:
-            raise UnsupportedError(f"{what} of 4-bit integers in an external file")
-        return _external(tensor, folder, dtype, shape, what)
-    if tensor.HasField("raw_data") and tensor.data_type not in FOUR_BITS:
-        return _from_bytes(tensor.raw_data, dtype, shape, what)
-    try:
-        return np.asarray(numpy_helper.to_array(tensor)).astype(dtype, copy=False)
-    except Exception as e:  # whatever numpy or protobuf say about it
-        raise ModelError(f"{what} of shape {list(shape)} cannot be read: {e}") from e
+        data = _external(tensor, folder, stored, places, what)
+    elif tensor.HasField("raw_data"):
+        data = _from_bytes(tensor.raw_data, stored, places, what)
+    else:
+        try:
+            return np.asarray(numpy_helper.to_array(tensor)).astype(dtype, copy=False)
+        except Exception as e:  # whatever numpy or protobuf say about it
+            raise ModelError(f"{what} of shape {list(shape)} cannot be read: {e}") from e
+    if packed:
+        return _unpacked(data, dtype, shape)
+    return _widened(data) if brief else data
+
+
+def _widened(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 as float32."""
+    out = bits.astype("<u4")
+    out <<= 16
+    return out.view(np.float32)
+
+
+def _unpacked(pairs: np.ndarray, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.ndarray:
+    """4-bit integers, two a byte with the first in the low half, as one a byte."""
+    out = np.empty((pairs.size, 2), dtype)
+    if dtype == np.int8:
+        signed = pairs.view(np.int8)
+        out[:, 0], out[:, 1] = (signed << 4) >> 4, signed >> 4
+    else:
+        out[:, 0], out[:, 1] = pairs & 15, pairs >> 4
+    return out.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def _from_bytes(data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], what: str) -> np.ndarray:
