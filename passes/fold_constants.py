@@ -71,8 +71,7 @@ def _release(array: np.ndarray) -> None:
     """Let go of the pages of a file that an array maps; they are read again when someone looks."""
     base: Any = array
     while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap) and base.mode == "r" and isinstance(base.base, mmap.mmap):
-            if hasattr(mmap, "MADV_DONTNEED"):
-                base.base.madvise(mmap.MADV_DONTNEED)
-            return
+        mapped = isinstance(base, np.memmap) and base.mode == "r"
         base = base.base
+        if mapped and isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)

@@ -9,7 +9,15 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from gpucompile.cli._common import add_compile_options, choose_target, progress_bar, read_model, require_file, size
+from gpucompile.cli._common import (
+    add_compile_options,
+    choose_target,
+    progress_bar,
+    read_model,
+    require_file,
+    single_sizes,
+    size,
+)
 
 if TYPE_CHECKING:
     from gpucompile.plan.bundle import Report
@@ -31,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     target, dims = choose_target(args), dict(args.dim)
-    model = read_model(args.model, dims) if args.model.endswith(".gir") else args.model
+    model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
     with progress_bar(args.quiet) as progress:
         bundle = compile(model, target, dims, args.pipeline, args.plan, progress)
         path = bundle.save(args.output, progress)

@@ -25,8 +25,8 @@ from typing import TypeAlias
 
 from gpucompile.errors import BundleError
 from gpucompile.plan.weights import BytesLike, Content
-from gpucompile.runtime.checks import check_plan
-from gpucompile.runtime.format import FORMAT_VERSION, SHARD_BYTES, Manifest, Plan, Shard, to_json
+from gpucompile.runtime.checks import check_buckets, check_plan, ports_of
+from gpucompile.runtime.format import FORMAT_VERSION, SHARD_BYTES, Bucket, FreeAxis, Manifest, Plan, Shard, to_json
 
 Progress: TypeAlias = "Callable[[str, int, int], None]"  # stage, done, total
 
@@ -47,9 +47,11 @@ class Report:
 class Bundle:
     """A compiled graph in memory.
 
-    plans    one per variant, best first; all with the same inputs and outputs
+    plans    one per variant, best first; all (of a bucket) with the same inputs and outputs
     shaders  WGSL texts without prelude, by sha256; others than those the plans use are refused
     weights  content of the weight shards, as `WeightStore` gives them
+    buckets  sizes of free dimensions with the plans for them, smallest first; `free_axes` says which axes
+             have these sizes
 
     Raises BundleError (a defect of the compiler) if a plan is inconsistent or a shader is missing.
     """
@@ -65,6 +67,8 @@ class Bundle:
         dims: Mapping[str, int] | None = None,
         licence: str = "",
         report: Report | None = None,
+        buckets: Sequence[Bucket] = (),
+        free_axes: Sequence[FreeAxis] = (),
     ) -> None:
         if not plans:
             raise BundleError("a bundle needs at least one plan")
@@ -74,6 +78,7 @@ class Bundle:
         self.source_sha256 = source_sha256
         self.dims = dict(dims or {})
         self.licence = licence
+        self.buckets, self.free_axes = tuple(buckets), tuple(free_axes)
         self._gir = gir
         self._shards = [w if isinstance(w, Content) else Content.of(w) for w in weights]
         self._by_name = {p.name: p for p in self.plans}
@@ -86,8 +91,11 @@ class Bundle:
         for i, size in enumerate(sizes):
             if not 0 < size <= SHARD_BYTES or size % 4:
                 raise BundleError(f"weight shard {i} has {size} bytes: no positive multiple of 4 up to {SHARD_BYTES}")
+        check_buckets(self.buckets, self.free_axes, self.variants, (first.inputs, first.outputs), "the bundle")
         for plan in self.plans:
-            check_plan(plan, f"plan {plan.name}", sizes, (first.inputs, first.outputs))
+            dims = next((b.dims for b in self.buckets if plan.name in b.variants), {})
+            promised = ports_of(first.inputs, self.free_axes, dims), ports_of(first.outputs, self.free_axes, dims)
+            check_plan(plan, f"plan {plan.name}", sizes, promised)
             for sha in plan.shaders:
                 if sha not in self.shaders:
                     raise BundleError(f"plan {plan.name}: shader {sha} is missing from the bundle")
@@ -122,6 +130,8 @@ class Bundle:
             inputs=first.inputs,
             outputs=first.outputs,
             licence=self.licence,
+            buckets=self.buckets,
+            free_axes=self.free_axes,
         )
 
     def plan(self, name: str) -> Plan:

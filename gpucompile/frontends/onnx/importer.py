@@ -78,6 +78,26 @@ def import_model(
         raise located(e, label) from e
 
 
+def input_shapes(source: str | Path | bytes | onnx.ModelProto) -> dict[str, tuple[int | str, ...]]:
+    """The shapes of a model's inputs by name: sizes, and names of free dimensions (as `dims` of `import_model` takes
+    them). Inputs without a shape are left out. Raises ModelError for files that cannot be read."""
+    model, _ = _read(source)
+    initializers = {t.name for t in model.graph.initializer}
+    out: dict[str, tuple[int | str, ...]] = {}
+    for info in model.graph.input:
+        if info.name not in initializers and info.type.tensor_type.HasField("shape"):
+            dims = enumerate(info.type.tensor_type.shape.dim)
+            out[info.name] = tuple(_size_or_name(info.name, axis, d) for axis, d in dims)
+    return out
+
+
+def _size_or_name(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int | str:
+    """The size of an axis of an input, or the name of the free dimension it is."""
+    if dim.HasField("dim_value") and dim.dim_value > 0:
+        return int(dim.dim_value)
+    return str(dim.dim_param or f"{name}[{axis}]")
+
+
 def import_parts(model: onnx.ModelProto, inputs: Mapping[str, InputSpec]) -> Imported:
     """Like `import_model`, but outputs known at import stay out of the graph, which may lack outputs altogether, and
     may be empty tensors, sequences, or optionals."""
@@ -212,14 +232,13 @@ class _Import:
             raise UnsupportedError(f"input {info.name!r} has no shape; set one in the model")
         shape = []
         for axis, d in enumerate(tensor.shape.dim):
-            name = d.dim_param or f"{info.name}[{axis}]"
-            if d.HasField("dim_value") and d.dim_value > 0:
-                shape.append(d.dim_value)
-                continue
-            known.add(name)
-            if name not in self.dims:
-                unbound.append((info.name, axis, name))
-            shape.append(self.dims.get(name, 1))
+            size = _size_or_name(info.name, axis, d)
+            if isinstance(size, str):
+                known.add(size)
+                if size not in self.dims:
+                    unbound.append((info.name, axis, size))
+                size = self.dims.get(size, 1)
+            shape.append(size)
         value = self.builder.graph.add_input(info.name, TensorType(dtype, tuple(shape)))
         return self.builder.mark(value, tensor.elem_type)
 
