@@ -18,6 +18,7 @@ from gpucompile.plan.bundle import Bundle, Report
 from gpucompile.plan.planner import Planned, make_plan, weight_store
 from gpucompile.plan.verify import verify
 from gpucompile.plan.weights import WeightStore
+from gpucompile.precision import check, convert
 from gpucompile.runtime.format import Bucket, FreeAxis
 from gpucompile.sizes import Sizes, find_free_axes
 from gpucompile.target import Target
@@ -35,6 +36,7 @@ def compile(
     pipeline: str = "default",
     plan: str = "balanced",
     progress: Progress | None = None,
+    precision: str = "f32",
 ) -> Bundle:
     """Compile a model to a shader bundle.
 
@@ -45,6 +47,9 @@ def compile(
     pipeline  the passes to run: a named pipeline or pipeline text, see `gpucompile opt --help`
     plan      memory | balanced | overlap: how scratch memory is weighed against parallel branches
     progress  called with (phase, done, total)
+    precision f32, or f16: weights and activations in float16 where that does no harm (passes/precision.py says where),
+              sums in float32; inputs and outputs keep their types. `report.kept_float32` tells what stays float32; a
+              target without shader-f16 is warned about
 
     Raises ModelError, UnsupportedError or InputError for models and dims that cannot be compiled; nothing is written.
     """
@@ -53,6 +58,7 @@ def compile(
         raise InputError(f"target must be a gpucompile.Target, such as Target.portable(), not {target!r}")
     if dims is not None and not isinstance(dims, Mapping):
         raise InputError(f"dims must map names to sizes, as in {{'batch': 1}}, not {dims!r}")
+    check(precision, target)
     sizes = Sizes.of(dims or {})
     if isinstance(model, Graph) and sizes.lists:
         raise InputError(f"dims: a Graph has no free dimensions, so {', '.join(sizes.lists)} cannot have several sizes")
@@ -62,6 +68,7 @@ def compile(
     for bound in sizes.combinations():
         graph = model.clone() if isinstance(model, Graph) else import_model(model, sizes.fixed | bound)
         clock.lap("import")
+        kept = convert(graph, precision, target)
         name = "-".join(("base", *map(str, bound.values())))
         parts.append(compile_graph(graph, target, pipeline, plan, progress, clock, store, name))
     largest = parts[-1]
@@ -71,7 +78,9 @@ def compile(
         buckets = sizes.buckets([p.planned.plan for p in parts])
         axes = find_free_axes(model, sizes, [p.planned.plan for p in parts])
         clock.lap("axes")
-    report = replace(largest.report, weight_bytes=sum(b.size for b in store.buffers), phases=clock.seconds)
+    report = replace(
+        largest.report, kept_float32=kept, weight_bytes=sum(b.size for b in store.buffers), phases=clock.seconds
+    )
     return Bundle(
         [p.planned.plan for p in parts],
         {sha: text for p in parts for sha, text in p.planned.shaders.items()},

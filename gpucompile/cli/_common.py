@@ -47,6 +47,12 @@ def add_compile_options(parser: argparse.ArgumentParser, target: str = "portable
         help="passes to run, such as 'canonicalize,fuse{max_ops=4}', or a named pipeline (default: %(default)s)",
     )
     group.add_argument(
+        "--precision",
+        choices=("f32", "f16"),
+        default="f32",
+        help="f16: weights and activations in float16 where that does no harm, sums in float32 (default: %(default)s)",
+    )
+    group.add_argument(
         "--plan",
         choices=("memory", "balanced", "overlap"),
         default="balanced",

@@ -74,8 +74,10 @@ def run(args: argparse.Namespace) -> int:
 
     files = {name: _load(name, file) for name, file in args.input}
     bundled = is_bundle(args.model)
-    if bundled and (args.dim or args.pipeline != "default" or args.target != "native"):
-        raise InputError(f"{args.model} is compiled already: --dim, --pipeline and --target only apply to models")
+    if bundled and (args.dim or args.pipeline != "default" or args.target != "native" or args.precision != "f32"):
+        raise InputError(
+            f"{args.model} is compiled already: --dim, --pipeline, --precision and --target only apply to models"
+        )
     with Device.open(prefer=args.device) as device:
         start = time.perf_counter()
         with progress_bar(args.quiet) as progress:
@@ -104,7 +106,7 @@ def _compile(args: argparse.Namespace, device: Device, progress: Progress | None
     target = Target.portable() if args.target == "portable" else Target.of(device.adapter)
     dims = dict(args.dim)
     model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
-    return compile(model, target, dims, args.pipeline, args.plan, progress)
+    return compile(model, target, dims, args.pipeline, args.plan, progress, args.precision)
 
 
 def _load(name: str, file: str) -> np.ndarray:

@@ -33,7 +33,8 @@ Progress: TypeAlias = "Callable[[str, int, int], None]"  # stage, done, total
 
 @dataclass(frozen=True)
 class Report:
-    """What the compiler did: node counts, kernels (dispatches), bytes, and seconds per phase in order."""
+    """What the compiler did: node counts, kernels (dispatches), bytes, seconds per phase in order, and with
+    precision f16, how many ops stay float32, by op and reason."""
 
     nodes_before: int = 0
     nodes_after: int = 0
@@ -42,6 +43,7 @@ class Report:
     scratch_bound_bytes: int = 0
     weight_bytes: int = 0
     phases: dict[str, float] = field(default_factory=dict)
+    kept_float32: dict[str, int] = field(default_factory=dict)
 
 
 class Bundle:

@@ -85,7 +85,7 @@ EDGES = [0, 1, -1, 7, 2**31 - 1, -(2**31), 2**31, 2**32, -(2**32) - 5, 2**62, 2*
 @settings(deadline=None)
 @given(data=st.data())
 def test_random_graphs_give_the_same_integers(data: st.DataObject) -> None:
-    """Sources of every width, with the numbers at the edges of int32 and int64 likely; every result compared exactly."""
+    """Sources of every width, with numbers at the edges of int32 and int64 likely; all results compared exactly."""
     graph = Graph("random")
     feeds: dict[str, np.ndarray] = {}
     pool: list[Value] = []
