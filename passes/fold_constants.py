@@ -3,10 +3,13 @@
     op(constant, ...) -> constant
 
 The numpy reference of the op computes the result. One larger than `max_bytes` is only kept if it is not larger than the
-operands together (a transposed weight is, an expanded scalar and a dequantised weight are not). Operands that nobody
-else uses disappear at once; those mapped from a file give back their memory even where the graph from before the
-passes, kept to replay failures, still has them. So the peak of memory stays low. One walk in execution order: linear in
-nodes and in bytes computed.
+operands together (a transposed weight is, an expanded scalar is not). A result in a wider data type than the first
+operand (a dequantised weight, a float16 one cast to float32) larger than `max_widened` is left to the kernels, which
+widen what they read: packed weights stay packed.
+
+Operands that nobody else uses disappear at once; those mapped from a file give back their memory even where the graph
+from before the passes, kept to replay failures, still has them. So the peak of memory stays low. One walk in execution
+order: linear in nodes and in bytes computed.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import numpy as np
 
 from gpucompile.ir.graph import Constant, Graph, Literal, Node
 from gpucompile.ir.interpret import run_node
+from gpucompile.ops.logical import Where
 from gpucompile.passmanager.base import Context, Pass
 
 
@@ -27,6 +31,7 @@ class FoldConstants(Pass):
     """op(constant, ...) -> constant"""
 
     max_bytes: int = 1 << 20
+    max_widened: int = 1 << 14
 
     def run(self, graph: Graph, ctx: Context) -> bool:
         folded = 0
@@ -38,10 +43,20 @@ class FoldConstants(Pass):
             if size > self.max_bytes and size > given:
                 ctx.remark(node, f"the constant would have {size} bytes, its operands have {given}; see max_bytes")
                 continue
+            if size > self.max_widened and _widens(node):
+                ctx.remark(node, f"the constant would have {size} bytes in a wider data type; see max_widened")
+                continue
             _fold(graph, node)
             folded += 1
         ctx.count("folded", folded)
         return folded > 0
+
+
+def _widens(node: Node) -> bool:
+    """Whether an element of the result takes more bits than one of the first operand, which is no condition."""
+    if not node.operand_values or isinstance(node.op, Where):
+        return False
+    return node.outputs[0].type.dtype.bits > node.operand_values[0].type.dtype.bits
 
 
 def _fold(graph: Graph, node: Node) -> None:

@@ -86,9 +86,9 @@ def _dim(text: str) -> tuple[str, int]:
 def _dims(text: str) -> tuple[str, int | list[int]]:
     name, _, value = text.rpartition("=")
     sizes = [int(v) for part in value.split(",") for v in part.split("..") if v.isdecimal()]
+    if name and re.fullmatch(r"\d+", value):
+        return name, sizes[0]
     if name and 0 not in sizes:
-        if re.fullmatch(r"\d+", value):
-            return name, sizes[0]
         if re.fullmatch(r"\d+(,\d+)+", value):
             return name, sizes
         if re.fullmatch(r"\d+\.\.\d+", value) and sizes[0] < sizes[1]:

@@ -106,6 +106,8 @@ def lower_graph(
             progress("generate", i + 1, total)
         if isinstance(node.op, Constant) or node in assignment.aliases:
             continue
+        if not any(v.type.size for v in node.outputs):  # empty outputs of the graph
+            continue
         try:
             if isinstance(node.op, Concat) and written_in_parts(node, assignment.views[node.output]):
                 kernels += _copies(node, assignment, target)
@@ -218,8 +220,8 @@ def _packed(storage: Storage) -> np.ndarray:
 
 
 def _padded(storage: Storage) -> int:
-    """Bytes bound for a storage: a multiple of 16, so that it can be an array of vec4."""
-    return (storage.nbytes + 15) // 16 * 16
+    """Bytes bound for a storage: a multiple of 16, so that it can be an array of vec4, and never none."""
+    return max(16, (storage.nbytes + 15) // 16 * 16)
 
 
 def _regions(

@@ -169,7 +169,10 @@ class _Import:
         outputs: dict[str, Value] = {}
         for name, result in self._run().items():
             for tensor, path in _flat(result, name):
-                outputs[path] = self.builder.value(tensor)
+                if isinstance(tensor, np.ndarray) and not tensor.size:
+                    outputs[path] = self.builder.graph.constant(tensor)
+                else:
+                    outputs[path] = self.builder.value(tensor)
         self.builder.graph.set_outputs(outputs)
         return self.builder.graph
 
@@ -237,9 +240,11 @@ class _Import:
                 known.add(size)
                 if size not in self.dims:
                     unbound.append((info.name, axis, size))
-                size = self.dims.get(size, 1)
+                size = int(self.dims.get(size, 1))
             shape.append(size)
         value = self.builder.graph.add_input(info.name, TensorType(dtype, tuple(shape)))
+        if not value.type.size:  # nothing computes with it: what it is, is known
+            return np.zeros(value.type.shape, dtype.numpy)
         return self.builder.mark(value, tensor.elem_type)
 
     def _check_dims(self, unbound: list[tuple[str, int, str]], known: set[str]) -> None:
@@ -247,8 +252,8 @@ class _Import:
             if name not in known:
                 have = f"it has {', '.join(sorted(known))}" if known else "it has none"
                 raise InputError(f"dims: the model has no free dimension {name!r}; {have}")
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise InputError(f"dims: {name} is {value!r}, it must be a positive integer")
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+                raise InputError(f"dims: {name} is {value!r}, it must be an integer that is not negative")
         if unbound:
             where = "; ".join(f"input {i!r} axis {a} ({n})" for i, a, n in unbound)
             names = list(dict.fromkeys(n for *_, n in unbound))
