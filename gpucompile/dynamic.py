@@ -68,7 +68,7 @@ class DynamicExecutable:
         self._store = weight_store(target)
         self._weights: SharedWeights = {}
         self._cache: OrderedDict[tuple[tuple[str, int], ...], _Entry] = OrderedDict()
-        self._lock = threading.Lock()  # of the cache
+        self._lock = threading.RLock()  # of the cache
         self._compiling = threading.Lock()
         self._closed = False
 

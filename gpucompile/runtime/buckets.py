@@ -59,7 +59,7 @@ class BucketExecutable(Executable):
         plans = [select_plan(bundle, device, bucket.variants) for bucket in self.buckets]
         self.plan = plans[-1]
         self._fill = _fills(pad, self.inputs)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._bundle: BundleLike | None = bundle
         self._owns_bundle = owns_bundle
         self._options = (progress, submits)

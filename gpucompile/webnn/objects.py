@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from gpucompile.errors import InputError
 from gpucompile.ir.graph import Value
 from gpucompile.ir.types import TensorType
-from gpucompile.runtime.buffers import is_destroyed
 from gpucompile.runtime.executable import Executable
 
 if TYPE_CHECKING:
@@ -93,8 +92,7 @@ class MLTensor:
 
     @property
     def destroyed(self) -> bool:
-        """Whether it was destroyed, or the caller's buffer that it was made of."""
-        return self._buffer is None or is_destroyed(self._buffer)
+        return self._buffer is None
 
     @property
     def gpu_buffer(self) -> Any:
@@ -105,9 +103,10 @@ class MLTensor:
 
     def destroy(self) -> None:
         """Free the GPU memory. What was dispatched before still runs; using the tensor again is an InputError."""
-        buffer, self._buffer = self._buffer, None
-        if buffer is not None and self._owned:
-            buffer.destroy()
+        with self._context._lock:
+            buffer, self._buffer = self._buffer, None
+            if buffer is not None and self._owned:
+                buffer.destroy()
 
     def __repr__(self) -> str:
         return f"<MLTensor {self.data_type}{list(self.shape)}{' destroyed' if self.destroyed else ''}>"

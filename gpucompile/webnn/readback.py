@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucompile.errors import InputError
+from gpucompile.ir.op import NIBBLES
 from gpucompile.runtime.device import Device
+from gpucompile.runtime.nibbles import unpack_nibbles
 
 if TYPE_CHECKING:
     from gpucompile.webnn.objects import MLTensor
@@ -127,6 +129,10 @@ class Read:
             if self._target is not None:
                 self._target[:] = data
                 return self._out
+            if type.dtype in NIBBLES:
+                return data.copy()
+            if type.dtype in NIBBLES:
+                return unpack_nibbles(data, type.shape, type.dtype.is_signed)
             return data.copy().view(type.dtype.numpy).reshape(type.shape)
         finally:
             del data
