@@ -40,6 +40,7 @@ class Op:
     operands: ClassVar[tuple[str, ...]] = ("input",)
     constraints: ClassVar[dict[str, Constraint]] = {}
     onnx: ClassVar[str | None] = None  # the ONNX op this one equals 1:1 (same operands, no attributes)
+    opset: ClassVar[str | None] = None  # the OpenVINO operation this one equals 1:1 (same operands, no attributes)
     abstract: ClassVar[bool] = True
     registry: ClassVar[dict[str, type[Op]]] = {}
 
@@ -62,6 +63,13 @@ class Op:
     def reference(self, *ins: Any) -> np.ndarray | tuple[np.ndarray, ...]:
         """The numpy oracle: result arrays from operand arrays (None for an absent operand)."""
         raise NotImplementedError(f"{type(self).__name__}.reference")
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        """The result from operand values (None for an absent operand), a tuple where there are several: calls of
+        OpenVINO's operations through `ov`, a `gpucompile.backends.openvino.opset.Opset`, which has them by name."""
+        if self.opset is None:
+            raise NotImplementedError(f"{type(self).__name__}.openvino")
+        return getattr(ov, self.opset)(*args)
 
     @classmethod
     def cases(cls) -> Iterator[tuple[Op, tuple[MaybeType, ...]]]:

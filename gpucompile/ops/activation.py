@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class Relu(Unary):
     """max(x, 0)"""
 
     onnx: ClassVar[str | None] = "Relu"
+    opset: ClassVar[str | None] = "relu"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
     formula: ClassVar[str] = "select({x}, {T}(0), {x} < {T}(0))"
     formula64: ClassVar[str] = "select({x}, {T}(), i64_negative({x}))"
@@ -65,6 +66,14 @@ class Clamp(Unary):
         low, high = (int(min(max(v, info.min), info.max)) for v in (self.min_value, self.max_value))
         return np.asarray(np.clip(x, low, high))
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        (x,) = args
+        if ov.type(x).dtype.is_float and math.isfinite(self.min_value) and math.isfinite(self.max_value):
+            return ov.clamp(x, self.min_value, self.max_value)
+        low, high = ov.bounds(x)
+        out = ov.maximum(x, ov.scalar(self.min_value, x)) if self.min_value > low else x
+        return ov.minimum(out, ov.scalar(self.max_value, x)) if self.max_value < high else out
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls(0.0, 6.0), (tensor(2, 3, 7),)
@@ -85,6 +94,9 @@ class Elu(Unary):
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.where(ins[0] < 0, self.alpha * np.expm1(ins[0]), ins[0])
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.elu(args[0], self.alpha)
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls(), (tensor(2, 3, 4),)
@@ -104,6 +116,9 @@ class Gelu(Unary):
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(0.5 * ins[0] * (1 + erf(ins[0] * math.sqrt(0.5))))
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.gelu(args[0], "erf")
+
 
 @dataclass(frozen=True)
 class HardSigmoid(Unary):
@@ -120,6 +135,9 @@ class HardSigmoid(Unary):
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.clip(self.alpha * ins[0] + self.beta, 0, 1))
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.hard_sigmoid(args[0], ov.scalar(self.alpha, args[0]), ov.scalar(self.beta, args[0]))
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls(), (tensor(2, 3, 4),)
@@ -131,6 +149,7 @@ class HardSwish(Unary):
     """x * max(0, min(6, x + 3)) / 6"""
 
     onnx: ClassVar[str | None] = "HardSwish"
+    opset: ClassVar[str | None] = "hswish"
     in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "select({x} * select({x} + {T}(3), {T}(0), {x} < {T}(-3)) / {T}(6), {x}, {x} > {T}(3))"
 
@@ -147,6 +166,10 @@ class LeakyRelu(Unary):
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.where(ins[0] < 0, self.alpha * ins[0], ins[0])
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        (x,) = args
+        return ov.prelu(x, ov.pad_rank(ov.scalar(self.alpha, x), 1))
 
     @classmethod
     def cases(cls) -> Cases:
@@ -166,6 +189,10 @@ class Linear(Unary):
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(self.alpha * ins[0] + self.beta)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        (x,) = args
+        return ov.add(ov.multiply(x, ov.scalar(self.alpha, x)), ov.scalar(self.beta, x))
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls(), (tensor(2, 3, 4),)
@@ -177,6 +204,7 @@ class Sigmoid(Unary):
     """1 / (1 + e^-x)"""
 
     onnx: ClassVar[str | None] = "Sigmoid"
+    opset: ClassVar[str | None] = "sigmoid"
     in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "{T}(1) / ({T}(1) + exp(-{x}))"
 
@@ -190,6 +218,7 @@ class Softplus(Unary):
     where 1 + u would lose most of u"""
 
     onnx: ClassVar[str | None] = "Softplus"
+    opset: ClassVar[str | None] = "softplus"
     in_f32: ClassVar[bool] = True
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
@@ -208,6 +237,7 @@ class Softsign(Unary):
     """x / (1 + |x|)"""
 
     onnx: ClassVar[str | None] = "Softsign"
+    opset: ClassVar[str | None] = "softsign"
     in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "{x} / ({T}(1) + abs({x}))"
 
@@ -220,6 +250,7 @@ class Tanh(Unary):
     """tanh x; beyond 15 its sign, because some drivers compute it through e^x, which overflows"""
 
     onnx: ClassVar[str | None] = "Tanh"
+    opset: ClassVar[str | None] = "tanh"
     in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "select(tanh({x}), sign({x}), abs({x}) > {T}(15))"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -133,6 +133,12 @@ class Reduction(Op, abstract=True):
 
     def numpy_axes(self, x: np.ndarray) -> tuple[int, ...]:
         return self.reduced_axes(x.ndim)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        if self.opset is None:
+            return super().openvino(ov, *args)
+        (x,) = args
+        return getattr(ov, self.opset)(x, ov.integers(self.reduced_axes(ov.type(x).rank)), self.keep_dimensions)
 
 
 @dataclass(frozen=True)

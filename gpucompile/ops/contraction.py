@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,6 +31,9 @@ class Matmul(Anchor):
 
     def reference(self, *ins: np.ndarray) -> np.ndarray:
         return _product(ins[0], ins[1]).astype(ins[0].dtype)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.matmul(args[0], args[1], False, False)
 
     @classmethod
     def cases(cls) -> Cases:
@@ -71,6 +74,12 @@ class Gemm(Anchor):
         if len(ins) > 2 and ins[2] is not None:
             out = out + ins[2].astype(out.dtype) * self.beta
         return out.astype(a.dtype)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        a, b, c = operands(args, 3)
+        out = ov.matmul(a, b, self.a_transpose, self.b_transpose)
+        out = ov.scale(out, self.alpha)
+        return out if c is None else ov.add(out, ov.scale(c, self.beta))
 
     @classmethod
     def cases(cls) -> Cases:

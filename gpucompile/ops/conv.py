@@ -10,7 +10,7 @@ Padding is (top, bottom, left, right) as in WebNN; strides, dilations and sizes 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -114,6 +114,18 @@ class Conv2d(Convolution):
             out = out + ins[2].astype(wide).reshape(-1, 1, 1)
         return to_layout(out.astype(x.dtype, copy=False), "nchw", self.input_layout)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        x, f, bias = operands(args, 3)
+        g = self.geometry(ov.type(x), ov.type(f))
+        f = ov.to_layout(f, self.filter_layout, "oihw")
+        if self.groups > 1:
+            f = ov.reshape(f, ov.integers((g.groups, g.c_out // g.groups, g.c_in // g.groups, g.kh, g.kw)), False)
+        kind = "group_convolution" if self.groups > 1 else "convolution"
+        begin, end = self.padding[::2], self.padding[1::2]
+        x = ov.to_layout(x, self.input_layout, "nchw")
+        out = getattr(ov, kind)(x, f, list(self.strides), list(begin), list(end), list(self.dilations))
+        return ov.to_layout(_biased(ov, out, bias, g), "nchw", self.input_layout)
+
     @classmethod
     def cases(cls) -> Cases:
         bias = tensor(5)
@@ -193,6 +205,26 @@ class ConvTranspose2d(Convolution):
             out = out + ins[2].astype(wide).reshape(-1, 1, 1)
         return to_layout(out.astype(ins[0].dtype), "nchw", self.input_layout)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        x, f, bias = operands(args, 3)
+        g = self.geometry(ov.type(x), ov.type(f))
+        f = ov.to_layout(f, self.filter_layout, "iohw")
+        if self.groups > 1:
+            f = ov.reshape(f, ov.integers((g.groups, g.c_in // g.groups, g.c_out // g.groups, g.kh, g.kw)), False)
+        kind = "group_convolution_backprop_data" if self.groups > 1 else "convolution_backprop_data"
+        begin, end = self.padding[::2], self.padding[1::2]
+        more = [
+            size - ((extent - 1) * s + (k - 1) * d + 1 - b - e)  # what the result has beyond the least size
+            for size, extent, s, k, d, b, e in zip(
+                (g.oh, g.ow), (g.h, g.w), self.strides, (g.kh, g.kw), self.dilations, begin, end, strict=True
+            )
+        ]
+        x = ov.to_layout(x, self.input_layout, "nchw")
+        out = getattr(ov, kind)(
+            x, f, list(self.strides), None, list(begin), list(end), list(self.dilations), output_padding=more
+        )
+        return ov.to_layout(_biased(ov, out, bias, g), "nchw", self.input_layout)
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls(), (tensor(1, 3, 5, 6), tensor(3, 4, 3, 3), tensor(4))
@@ -201,6 +233,11 @@ class ConvTranspose2d(Convolution):
         yield cls(groups=3, strides=(2, 2)), (tensor(1, 6, 4, 4), tensor(6, 2, 2, 2), tensor(6))
         yield cls(input_layout="nhwc", filter_layout="hwoi"), (tensor(1, 5, 6, 3), tensor(3, 3, 4, 3), tensor(4))
         yield cls(input_layout="nhwc", filter_layout="ohwi"), (tensor(1, 5, 6, 3), tensor(4, 3, 3, 3))
+
+
+def _biased(ov: Any, out: Any, bias: Any, g: Geometry) -> Any:
+    """An NCHW result in OpenVINO's operations with its bias, if there is one."""
+    return out if bias is None else ov.add(out, ov.reshape(bias, ov.integers((1, g.c_out, 1, 1)), False))
 
 
 # Window arithmetic, shared with pooling ----------------------------------------------------------------------------

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gpucompile.ir.op import ALL, NIBBLES, Constraint
 from gpucompile.ir.types import DataType
-from gpucompile.ops.categories import Cases, tensor
+from gpucompile.ops.categories import Cases, broadcast, tensor
 from gpucompile.ops.formula import (
     ANY_RANK,
     SIGNED,
@@ -34,6 +34,7 @@ class Add(Binary):
     """a + b; integers wrap."""
 
     onnx: ClassVar[str | None] = "Add"
+    opset: ClassVar[str | None] = "add"
     formula: ClassVar[str] = "{a} + {b}"
     formula64: ClassVar[str] = "add64({a}, {b})"
     wraps: ClassVar[bool] = True
@@ -48,6 +49,7 @@ class Sub(Binary):
     """a - b; integers wrap."""
 
     onnx: ClassVar[str | None] = "Sub"
+    opset: ClassVar[str | None] = "subtract"
     formula: ClassVar[str] = "{a} - {b}"
     formula64: ClassVar[str] = "subtract64({a}, {b})"
     wraps: ClassVar[bool] = True
@@ -62,6 +64,7 @@ class Mul(Binary):
     """a * b; integers wrap."""
 
     onnx: ClassVar[str | None] = "Mul"
+    opset: ClassVar[str | None] = "multiply"
     formula: ClassVar[str] = "{a} * {b}"
     formula64: ClassVar[str] = "multiply64({a}, {b})"
     wraps: ClassVar[bool] = True
@@ -76,6 +79,7 @@ class Div(Binary):
     """a / b; integers are truncated toward zero, and x / 0 = x as WGSL has it."""
 
     onnx: ClassVar[str | None] = "Div"
+    opset: ClassVar[str | None] = "divide"
     formula: ClassVar[str] = "{a} / {b}"
     formula64: ClassVar[str] = "{I}_divide({a}, {b})"
     wraps: ClassVar[bool] = True
@@ -93,6 +97,7 @@ class Div(Binary):
 class Max(Binary):
     """The larger one; NaN if either is."""
 
+    opset: ClassVar[str | None] = "maximum"
     formula: ClassVar[str] = "max({a}, {b})"
     formula64: ClassVar[str] = "select({a}, {b}, {I}_less({a}, {b}))"
     exact: ClassVar[bool] = True
@@ -108,6 +113,7 @@ class Max(Binary):
 class Min(Binary):
     """The smaller one; NaN if either is."""
 
+    opset: ClassVar[str | None] = "minimum"
     formula: ClassVar[str] = "min({a}, {b})"
     formula64: ClassVar[str] = "select({a}, {b}, {I}_less({b}, {a}))"
     exact: ClassVar[bool] = True
@@ -124,6 +130,7 @@ class Pow(Binary):
     """a to the power b. Floats are as in IEEE 754; integers wrap, and a negative power of an integer is 1 / a^|b|
     rounded toward zero (0 for a = 0)."""
 
+    opset: ClassVar[str | None] = "power"
     in_f32: ClassVar[bool] = True
     wraps: ClassVar[bool] = True
     domain: ClassVar[tuple[float, float]] = (0.1, 4.0)
@@ -168,6 +175,12 @@ class Prelu(Binary):
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.where(ins[0] < 0, ins[0] * ins[1], ins[0])
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        x, slope = args
+        if broadcast(self, ov.type(x), ov.type(slope)) != ov.type(x).shape:  # prelu broadcasts the slope only
+            return ov.select(ov.less(x, ov.scalar(0, x)), ov.multiply(x, slope), x)
+        return ov.prelu(x, ov.pad_rank(slope, ov.type(x).rank))
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls(), (tensor(2, 3, 5), tensor(3, 1))
@@ -192,6 +205,7 @@ class Abs(Unary):
     """|x|"""
 
     onnx: ClassVar[str | None] = "Abs"
+    opset: ClassVar[str | None] = "abs"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
     formula: ClassVar[str] = "abs({x})"
     formula64: ClassVar[str] = "select({x}, negate64({x}), i64_negative({x}))"
@@ -207,6 +221,7 @@ class Neg(Unary):
     """-x"""
 
     onnx: ClassVar[str | None] = "Neg"
+    opset: ClassVar[str | None] = "negative"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
     formula: ClassVar[str] = "-{x}"
     formula64: ClassVar[str] = "negate64({x})"
@@ -222,6 +237,7 @@ class Sign(Unary):
     """-1, 0 or 1; NaN stays."""
 
     onnx: ClassVar[str | None] = "Sign"
+    opset: ClassVar[str | None] = "sign"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (SIGNED, *ANY_RANK)}
     formula: ClassVar[str] = (
         "select(select(select({x}, {T}(0), {x} == {T}(0)), {T}(-1), {x} < {T}(0)), {T}(1), {x} > {T}(0))"
@@ -248,12 +264,16 @@ class Identity(Unary):
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return ins[0]
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return args[0]
+
 
 @dataclass(frozen=True)
 class Ceil(Unary):
     """The next integer above."""
 
     onnx: ClassVar[str | None] = "Ceil"
+    opset: ClassVar[str | None] = "ceiling"
     formula: ClassVar[str] = "ceil({x})"
     exact: ClassVar[bool] = True
 
@@ -266,6 +286,7 @@ class Floor(Unary):
     """The next integer below."""
 
     onnx: ClassVar[str | None] = "Floor"
+    opset: ClassVar[str | None] = "floor"
     formula: ClassVar[str] = "floor({x})"
     exact: ClassVar[bool] = True
 
@@ -278,6 +299,7 @@ class RoundEven(Unary):
     """The nearest integer, the even one of two (WGSL's `round` does so too)."""
 
     onnx: ClassVar[str | None] = "Round"
+    opset: ClassVar[str | None] = "round"
     formula: ClassVar[str] = "round({x})"
     exact: ClassVar[bool] = True
 
@@ -305,6 +327,7 @@ class Cos(Unary):
     """cos x"""
 
     onnx: ClassVar[str | None] = "Cos"
+    opset: ClassVar[str | None] = "cos"
     in_f32: ClassVar[bool] = True
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
@@ -319,6 +342,7 @@ class Sin(Unary):
     """sin x"""
 
     onnx: ClassVar[str | None] = "Sin"
+    opset: ClassVar[str | None] = "sin"
     in_f32: ClassVar[bool] = True
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
@@ -333,6 +357,7 @@ class Tan(Unary):
     """tan x"""
 
     onnx: ClassVar[str | None] = "Tan"
+    opset: ClassVar[str | None] = "tan"
     in_f32: ClassVar[bool] = True
     domain: ClassVar[tuple[float, float]] = (-1.4, 1.4)
 
@@ -348,6 +373,7 @@ class Exp(Unary):
     """e to the power x"""
 
     onnx: ClassVar[str | None] = "Exp"
+    opset: ClassVar[str | None] = "exp"
     in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "exp({x})"
 
@@ -360,6 +386,7 @@ class Log(Unary):
     """The natural logarithm."""
 
     onnx: ClassVar[str | None] = "Log"
+    opset: ClassVar[str | None] = "log"
     in_f32: ClassVar[bool] = True
     formula: ClassVar[str] = "log({x})"
     domain: ClassVar[tuple[float, float]] = (0.01, 10.0)
@@ -373,6 +400,7 @@ class Sqrt(Unary):
     """The square root."""
 
     onnx: ClassVar[str | None] = "Sqrt"
+    opset: ClassVar[str | None] = "sqrt"
     formula: ClassVar[str] = "sqrt({x})"
     domain: ClassVar[tuple[float, float]] = (0.0, 10.0)
 
@@ -391,12 +419,16 @@ class Reciprocal(Unary):
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(1.0 / ins[0])
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.divide(ov.scalar(1, args[0]), args[0])
+
 
 @dataclass(frozen=True)
 class Erf(Unary):
     """The Gauss error function: x * P(x^2) / Q(x^2) up to |x| = 4 (relative error below 5e-7), the sign beyond."""
 
     onnx: ClassVar[str | None] = "Erf"
+    opset: ClassVar[str | None] = "erf"
     in_f32: ClassVar[bool] = True
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:

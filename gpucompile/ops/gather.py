@@ -7,7 +7,7 @@ be safe.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,18 @@ def inside(indices: np.ndarray, extent: int) -> np.ndarray:
 def tuple_of(indices: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     """The last axis of `indices` as a tuple of positions in `shape`, for numpy's indexing."""
     return tuple(inside(indices[..., k], shape[k]) for k in range(indices.shape[-1]))
+
+
+def _inside(ov: Any, indices: Any, *extents: int) -> Any:
+    """`inside` in OpenVINO's operations, for one extent, or one for each place in the last axis of `indices`."""
+    size = np.array(extents if len(extents) > 1 else extents[0])
+    array = ov.array(indices)
+    if array is not None:
+        return ov.constant(np.where(array < 0, array + size, array).clip(0, size - 1).astype(np.int32))
+    extent, zero = ov.constant(size.astype(np.int32)), ov.constant(np.int32(0))
+    i = ov.cast(indices, I32)
+    i = ov.select(ov.less(i, zero), ov.add(i, extent), i)
+    return ov.minimum(ov.maximum(i, zero), ov.subtract(extent, ov.constant(np.int32(1))))
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,10 @@ class Gather(Indexed):
     def reference(self, *ins: np.ndarray) -> np.ndarray:
         return np.take(ins[0], inside(ins[1], ins[0].shape[self.axis]), self.axis)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        x, indices = args
+        return ov.gather(x, _inside(ov, indices, ov.type(x).shape[self.axis]), ov.integers(self.axis))
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls(), (tensor(7, 5), tensor(3, dtype=I32))
@@ -99,6 +115,10 @@ class GatherElements(Indexed):
         x, i = ins
         return np.take_along_axis(x, inside(i, x.shape[self.axis]), self.axis)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        x, indices = args
+        return ov.gather_elements(x, _inside(ov, indices, ov.type(x).shape[self.axis]), self.axis)
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls(), (tensor(7, 5), tensor(3, 5, dtype=I32))
@@ -119,6 +139,10 @@ class GatherNd(Indexed):
 
     def reference(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(ins[0][tuple_of(ins[1], ins[0].shape)])
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        x, indices = args
+        return ov.gather_nd(x, _inside(ov, indices, *ov.type(x).shape[: ov.type(indices).shape[-1]]))
 
     @classmethod
     def cases(cls) -> Cases:
@@ -164,6 +188,11 @@ class ScatterElements(Scatter):
         np.put_along_axis(out, inside(i, x.shape[self.axis]), updates, self.axis)
         return out
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        x, indices, updates = args
+        extent = ov.type(x).shape[self.axis]
+        return ov.scatter_elements_update(x, _inside(ov, indices, extent), updates, ov.integers(self.axis))
+
     @classmethod
     def cases(cls) -> Cases:  # one update a line: random ones would meet
         yield cls(), (tensor(7, 5), tensor(1, 5, dtype=I32), tensor(1, 5))
@@ -190,6 +219,10 @@ class ScatterNd(Scatter):
         out = x.copy()
         out[tuple_of(i, x.shape)] = updates
         return out
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        x, indices, updates = args
+        return ov.scatter_nd_update(x, _inside(ov, indices, *ov.type(x).shape[: ov.type(indices).shape[-1]]), updates)
 
     @classmethod
     def cases(cls) -> Cases:

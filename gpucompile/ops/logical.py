@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,12 +29,16 @@ class Comparison(Binary, abstract=True):
     def reference(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(self.compute(*ins)).astype(np.uint8)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.cast(super().openvino(ov, *args), DataType.UINT8)
+
 
 @dataclass(frozen=True)
 class Equal(Comparison):
     """a == b"""
 
     onnx: ClassVar[str | None] = "Equal"
+    opset: ClassVar[str | None] = "equal"
     formula: ClassVar[str] = "{R}({a} == {b})"
     formula64: ClassVar[str] = "{R}(all({a} == {b}))"
 
@@ -45,6 +49,8 @@ class Equal(Comparison):
 @dataclass(frozen=True)
 class NotEqual(Comparison):
     """a != b"""
+
+    opset: ClassVar[str | None] = "not_equal"
 
     # not `a != b`: some compilers make that "less or greater", which is false for NaN
     formula: ClassVar[str] = "{R}(!({a} == {b}))"
@@ -59,6 +65,7 @@ class Greater(Comparison):
     """a > b"""
 
     onnx: ClassVar[str | None] = "Greater"
+    opset: ClassVar[str | None] = "greater"
     formula: ClassVar[str] = "{R}({a} > {b})"
     formula64: ClassVar[str] = "{R}({I}_less({b}, {a}))"
 
@@ -71,6 +78,7 @@ class GreaterOrEqual(Comparison):
     """a >= b"""
 
     onnx: ClassVar[str | None] = "GreaterOrEqual"
+    opset: ClassVar[str | None] = "greater_equal"
     formula: ClassVar[str] = "{R}({a} >= {b})"
     formula64: ClassVar[str] = "{R}(!{I}_less({a}, {b}))"
 
@@ -83,6 +91,7 @@ class Lesser(Comparison):
     """a < b"""
 
     onnx: ClassVar[str | None] = "Less"
+    opset: ClassVar[str | None] = "less"
     formula: ClassVar[str] = "{R}({a} < {b})"
     formula64: ClassVar[str] = "{R}({I}_less({a}, {b}))"
 
@@ -95,6 +104,7 @@ class LesserOrEqual(Comparison):
     """a <= b"""
 
     onnx: ClassVar[str | None] = "LessOrEqual"
+    opset: ClassVar[str | None] = "less_equal"
     formula: ClassVar[str] = "{R}({a} <= {b})"
     formula64: ClassVar[str] = "{R}(!{I}_less({b}, {a}))"
 
@@ -109,6 +119,9 @@ class Logical(Comparison, abstract=True):
     constraints: ClassVar[dict[str, Constraint]] = {"a": (BOOL, *ANY_RANK), "b": (BOOL, *ANY_RANK)}
     domain: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return super().openvino(ov, *map(ov.truth, args))
+
     @classmethod
     def cases(cls) -> Cases:
         u8 = DataType.UINT8
@@ -121,6 +134,7 @@ class LogicalAnd(Logical):
     """a and b"""
 
     onnx: ClassVar[str | None] = "And"
+    opset: ClassVar[str | None] = "logical_and"
     formula: ClassVar[str] = "{R}(({a} != {T}(0)) & ({b} != {T}(0)))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -132,6 +146,7 @@ class LogicalOr(Logical):
     """a or b"""
 
     onnx: ClassVar[str | None] = "Or"
+    opset: ClassVar[str | None] = "logical_or"
     formula: ClassVar[str] = "{R}(({a} != {T}(0)) | ({b} != {T}(0)))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -143,6 +158,7 @@ class LogicalXor(Logical):
     """either a or b"""
 
     onnx: ClassVar[str | None] = "Xor"
+    opset: ClassVar[str | None] = "logical_xor"
     formula: ClassVar[str] = "{R}(({a} != {T}(0)) != ({b} != {T}(0)))"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
@@ -163,6 +179,9 @@ class Predicate(Unary, abstract=True):
     def reference(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(self.compute(*ins)).astype(np.uint8)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.cast(super().openvino(ov, *args), DataType.UINT8)
+
     @classmethod
     def cases(cls) -> Cases:
         (dtype, *_) = sorted(cls.constraints["a"][0], key=lambda d: -d.bits)
@@ -175,6 +194,7 @@ class LogicalNot(Predicate):
     """not a"""
 
     onnx: ClassVar[str | None] = "Not"
+    opset: ClassVar[str | None] = "logical_not"
     constraints: ClassVar[dict[str, Constraint]] = {"a": (BOOL, *ANY_RANK)}
     formula: ClassVar[str] = "{R}({x} == {T}(0))"
     domain: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -182,12 +202,16 @@ class LogicalNot(Predicate):
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(ins[0] == 0)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return super().openvino(ov, ov.truth(args[0]))
+
 
 @dataclass(frozen=True)
 class IsNan(Predicate):
     """Whether a is NaN"""
 
     onnx: ClassVar[str | None] = "IsNaN"
+    opset: ClassVar[str | None] = "is_nan"
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
         return f"{r}({is_nan(args[0], t)})"
@@ -199,6 +223,8 @@ class IsNan(Predicate):
 @dataclass(frozen=True)
 class IsInfinite(Predicate):
     """Whether a is positive or negative infinity"""
+
+    opset: ClassVar[str | None] = "is_inf"
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
         u = retype(t, "u32")
@@ -227,6 +253,9 @@ class Where(Elementwise):
 
     def reference(self, *ins: np.ndarray) -> np.ndarray:
         return np.where(ins[0] != 0, ins[1], ins[2])
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.select(ov.truth(args[0]), args[1], args[2])
 
     @classmethod
     def cases(cls) -> Cases:
@@ -289,6 +318,9 @@ class Cast(Elementwise):
         if self.to.bits == 4:
             return np.asarray((x.astype(np.int64) - low) % 16 + low).astype(self.to.numpy)
         return x.astype(self.to.numpy)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.cast(args[0], self.to)
 
     @classmethod
     def cases(cls) -> Cases:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,9 @@ class Reshape(Movement):
     def forward(self, source: TensorType, out: TensorType, coords: Coords) -> Coords:
         return delinearize(linearize(coords, source.shape), out.shape)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.reshape(args[0], ov.integers(self.new_shape), False)
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls((6, 4)), (tensor(2, 3, 4),)
@@ -71,6 +74,9 @@ class Transpose(Movement):
 
     def forward(self, source: TensorType, out: TensorType, coords: Coords) -> Coords:
         return tuple(coords[p] for p in self.permutation)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.transpose(args[0], ov.integers(self.permutation))
 
     @classmethod
     def cases(cls) -> Cases:
@@ -108,6 +114,12 @@ class Slice(Movement):
 
     def pieces(self, ins: Sequence[TensorType], out: TensorType, coords: Coords) -> tuple[Piece, ...]:
         return (Piece(0, tuple(c * s + a for c, s, a in zip(coords, self.steps, self.starts, strict=True))),)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        if not self.starts:
+            return args[0]
+        ends = [a + n for a, n in zip(self.starts, self.sizes, strict=True)]
+        return ov.slice(args[0], *map(ov.integers, (self.starts, ends, self.steps)))
 
     @classmethod
     def cases(cls) -> Cases:
@@ -153,6 +165,9 @@ class Concat(Movement):
             out_pieces.append(Piece(i, tuple(moved), ((coords[self.axis], start, end),)))
             start = end
         return tuple(out_pieces)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.concat(list(args), self.axis)
 
     @classmethod
     def cases(cls) -> Cases:
@@ -227,6 +242,12 @@ class Pad(Movement):
             ]
         return tuple(pieces)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        (x,) = args
+        mode = {"constant": "constant", "edge": "edge", "reflection": "reflect"}[self.mode]
+        fill = ov.scalar(self.value, x) if mode == "constant" else None
+        return ov.pad(x, ov.integers(self.beginning), ov.integers(self.ending), mode, fill)
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls((1, 0), (2, 3)), (tensor(3, 5),)
@@ -254,6 +275,9 @@ class Expand(Movement):
         tail = coords[len(coords) - ins[0].rank :]
         return (Piece(0, tuple(Index() if d == 1 else c for c, d in zip(tail, ins[0].shape, strict=True))),)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.broadcast(args[0], ov.integers(self.new_shape))
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls((3, 4, 5)), (tensor(4, 1),)
@@ -277,6 +301,9 @@ class Tile(Movement):
 
     def pieces(self, ins: Sequence[TensorType], out: TensorType, coords: Coords) -> tuple[Piece, ...]:
         return (Piece(0, tuple(c % d for c, d in zip(coords, ins[0].shape, strict=True))),)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.tile(args[0], ov.integers(self.repetitions)) if self.repetitions else args[0]
 
     @classmethod
     def cases(cls) -> Cases:
@@ -345,6 +372,14 @@ class Reverse(Movement):
         reversed_ = range(len(shape)) if self.axes is None else self.axes
         return tuple(shape[i] - 1 - c if i in reversed_ else c for i, c in enumerate(coords))
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        (x,) = args
+        axes = range(ov.type(x).rank) if self.axes is None else self.axes
+        if not axes:
+            return x
+        start, stop, step = ([value] * len(axes) for value in (-1, -(2**31) + 1, -1))
+        return ov.slice(x, *map(ov.integers, (start, stop, step, axes)))
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls(), (tensor(3, 5),)
@@ -376,6 +411,12 @@ class Triangular(Movement):
         at = min(max(self.diagonal + rows - 1, -1), rows + columns)
         low, high = (at, rows + columns) if self.upper else (0, at + 1)
         return (Piece(0, coords, ((distance, max(low, 0), max(high, 0)),)),)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        (x,) = args
+        ones = np.ones(ov.type(x).shape[-2:], np.bool_)
+        kept = np.triu(ones, self.diagonal) if self.upper else np.tril(ones, self.diagonal)
+        return ov.select(ov.constant(kept), x, ov.scalar(0, x))
 
     @classmethod
     def cases(cls) -> Cases:

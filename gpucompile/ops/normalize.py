@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -81,6 +82,12 @@ class InstanceNormalization(Anchor):
         axes = tuple(self.layout.index(a) for a in "hw")
         return _normalize(ins, axes, (-1, 1, 1) if self.channel == 1 else (-1,), self.epsilon)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        axes = [self.layout.index(a) for a in "hw"]
+        out = ov.mvn(args[0], ov.integers(axes), True, self.epsilon, "inside_sqrt")
+        shape = [-1 if i == self.channel else 1 for i in range(4)]
+        return _scaled(ov, out, [None if p is None else ov.reshape(p, ov.integers(shape), False) for p in args[1:]])
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls(), (tensor(2, 5, 3, 4), tensor(5), tensor(5))
@@ -117,6 +124,19 @@ class LayerNormalization(Anchor):
         parameters = [None if p is None else p.transpose(order) for p in ins[1:]]
         shape = tuple(d if i in axes else 1 for i, d in enumerate(ins[0].shape))
         return _normalize((ins[0], *parameters), axes, shape, self.epsilon)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        x, *parameters = args
+        shape = ov.type(x).shape
+        axes = self.normalized_axes(len(shape))
+        order = sorted(range(len(axes)), key=axes.__getitem__)  # scale's axes in the order of the input's
+        spread = ov.integers([d if i in axes else 1 for i, d in enumerate(shape)])
+
+        def parameter(p: Any) -> Any:
+            return None if p is None else ov.reshape(ov.transpose(p, ov.integers(order)) if order else p, spread, False)
+
+        out = ov.mvn(x, ov.integers(sorted(axes)), True, self.epsilon, "inside_sqrt")
+        return _scaled(ov, out, [parameter(p) for p in parameters])
 
     @classmethod
     def cases(cls) -> Cases:
@@ -161,6 +181,9 @@ class LocalResponseNormalization(Anchor):
         out = x / (self.bias + self.alpha / self.size * total) ** self.beta
         return np.moveaxis(out, 0, self.axis).astype(ins[0].dtype)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.lrn(args[0], ov.integers([self.axis]), self.alpha, self.beta, self.bias, self.size)
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls(), (tensor(1, 12, 5, 5),)
@@ -177,6 +200,13 @@ def check_parameters(
     for i, t in enumerate(parameters):
         if t is not None and (t.dtype is not dtype or t.shape != shape):
             op.fail(ins, f"{op.operand_name(1 + i)} needs the input's data type and the shape {list(shape)}")
+
+
+def _scaled(ov: Any, out: Any, parameters: Sequence[Any]) -> Any:
+    """A normalised value in OpenVINO's operations, with scale and bias, if there are any."""
+    scale, bias = (*parameters, None, None)[:2]
+    out = out if scale is None else ov.multiply(out, scale)
+    return out if bias is None else ov.add(out, bias)
 
 
 def _normalize(

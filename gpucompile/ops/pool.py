@@ -88,6 +88,20 @@ class Pool2d(Anchor, abstract=True):
         input under the window."""
         return x
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        g = self.geometry(ov.type(args[0]))
+        begin, end = list(self.padding[::2]), []
+        for axis, (size, extent, k) in enumerate(((g.oh, g.h, g.kh), (g.ow, g.w, g.kw))):
+            reach = (size - 1) * self.strides[axis] + (k - 1) * self.dilations[axis] + 1
+            end.append(max(0, reach - extent - begin[axis]))  # as far as the windows reach, whatever `padding` says
+        x = ov.to_layout(args[0], self.layout, "nchw")
+        out = self.lower_pool(ov, x, begin, end, [g.kh, g.kw])
+        return ov.to_layout(out, "nchw", self.layout)
+
+    def lower_pool(self, ov: Any, x: Any, begin: list[int], end: list[int], kernel: list[int]) -> Any:
+        """The OpenVINO operations for an NCHW operand and a window that exactly fits."""
+        raise NotImplementedError(f"{type(self).__name__}.lower_pool")
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls((2, 2), strides=(2, 2)), (tensor(1, 3, 8, 8),)
@@ -115,6 +129,9 @@ class AveragePool2d(Pool2d):
     def finish(self, x: str, count: str, t: str) -> str:
         return f"({x} / {count})"
 
+    def lower_pool(self, ov: Any, x: Any, begin: list[int], end: list[int], kernel: list[int]) -> Any:
+        return ov.avg_pool(x, list(self.strides), begin, end, kernel, True, dilations=list(self.dilations))
+
 
 @dataclass(frozen=True)
 class L2Pool2d(Pool2d):
@@ -128,6 +145,11 @@ class L2Pool2d(Pool2d):
 
     def finish(self, x: str, count: str, t: str) -> str:
         return f"sqrt({x})"
+
+    def lower_pool(self, ov: Any, x: Any, begin: list[int], end: list[int], kernel: list[int]) -> Any:
+        strides, dilations = list(self.strides), list(self.dilations)
+        mean = ov.avg_pool(ov.multiply(x, x), strides, begin, end, kernel, False, dilations=dilations)
+        return ov.sqrt(ov.scale(mean, kernel[0] * kernel[1]))
 
 
 @dataclass(frozen=True)
@@ -144,3 +166,6 @@ class MaxPool2d(Pool2d):
 
     def combine(self, a: str, b: str, t: str) -> str:
         return f"select({a}, {b}, {prefix(t)}_less({a}, {b}))" if is_wide(t) else f"max({a}, {b})"
+
+    def lower_pool(self, ov: Any, x: Any, begin: list[int], end: list[int], kernel: list[int]) -> Any:
+        return ov.max_pool(x, list(self.strides), list(self.dilations), begin, end, kernel)[0]

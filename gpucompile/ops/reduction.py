@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,6 +57,8 @@ class Reduce(Reduction, abstract=True):
 class ReduceSum(Reduce):
     """The sum."""
 
+    opset: ClassVar[str | None] = "reduce_sum"
+
     def compute(self, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         return np.asarray(x.sum(axis=axes, keepdims=True))
 
@@ -65,6 +67,7 @@ class ReduceSum(Reduce):
 class ReduceMean(Reduce):
     """The average."""
 
+    opset: ClassVar[str | None] = "reduce_mean"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (FLOATS, 0, MAX_RANK)}
 
     def compute(self, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -78,6 +81,7 @@ class ReduceMean(Reduce):
 class ReduceMax(Reduce):
     """The largest element; NaN where there is one."""
 
+    opset: ClassVar[str | None] = "reduce_max"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, 0, MAX_RANK)}
     identity: ClassVar[str] = "lowest"
     drops_nan: ClassVar[bool] = True
@@ -93,6 +97,7 @@ class ReduceMax(Reduce):
 class ReduceMin(Reduce):
     """The smallest element; NaN where there is one."""
 
+    opset: ClassVar[str | None] = "reduce_min"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, 0, MAX_RANK)}
     identity: ClassVar[str] = "highest"
     drops_nan: ClassVar[bool] = True
@@ -108,6 +113,7 @@ class ReduceMin(Reduce):
 class ReduceProduct(Reduce):
     """The product."""
 
+    opset: ClassVar[str | None] = "reduce_prod"
     identity: ClassVar[str] = "1.0"
     domain: ClassVar[tuple[float, float]] = (0.9, 1.1)
 
@@ -122,6 +128,8 @@ class ReduceProduct(Reduce):
 class ReduceL1(Reduce):
     """The sum of absolute values."""
 
+    opset: ClassVar[str | None] = "reduce_l1"
+
     def compute(self, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         return np.asarray(np.abs(x).sum(axis=axes, keepdims=True))
 
@@ -135,6 +143,7 @@ class ReduceL1(Reduce):
 class ReduceL2(Reduce):
     """The square root of the sum of squares."""
 
+    opset: ClassVar[str | None] = "reduce_l2"
     constraints: ClassVar[dict[str, Constraint]] = {"input": (FLOATS, 0, MAX_RANK)}
 
     def compute(self, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -157,6 +166,9 @@ class ReduceSumSquare(Reduce):
     def map(self, x: str, t: str) -> str:
         return f"multiply64({x}, {x})" if is_wide(t) else f"({x} * {x})"
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ReduceSum(self.axes, self.keep_dimensions).openvino(ov, ov.multiply(args[0], args[0]))
+
 
 @dataclass(frozen=True)
 class ReduceLogSum(Reduce):
@@ -170,6 +182,9 @@ class ReduceLogSum(Reduce):
 
     def finish(self, x: str, count: int, t: str) -> str:
         return f"log({x})"
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.log(ReduceSum(self.axes, self.keep_dimensions).openvino(ov, *args))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -65,6 +65,13 @@ class Resample2d(Anchor):
         if x.dtype.kind != "f":
             y = np.rint(y)
         return y.astype(x.dtype)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        (x,) = args
+        (out,) = self.infer(ov.type(x))
+        mode = "nearest" if self.mode == "nearest-neighbor" else "linear_onnx"
+        sizes = ov.integers([out.shape[a] for a in self.axes])
+        return ov.interpolate(x, sizes, mode, "sizes", nearest_mode="round_prefer_floor", axes=ov.integers(self.axes))
 
     @classmethod
     def cases(cls) -> Cases:

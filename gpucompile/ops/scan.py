@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,12 @@ class ArgMinMax(Anchor, abstract=True):
     def reference(self, *ins: np.ndarray) -> np.ndarray:
         out = self.compute(ins[0]).astype(self.output_data_type.numpy)
         return out if self.keep_dimensions else out.squeeze(self.axis)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        mode = "max" if self.better == ">" else "min"
+        index = "i64" if self.output_data_type is DataType.INT64 else "i32"
+        out = ov.topk(args[0], ov.integers(1), self.axis, mode, "value", index, True)[1]
+        return out if self.keep_dimensions else ov.squeeze(out, ov.integers([self.axis]))
 
     @classmethod
     def cases(cls) -> Cases:
@@ -101,6 +107,9 @@ class CumulativeSum(Anchor):
             out = np.concatenate([np.zeros_like(out[..., :1]), out[..., :-1]], -1)
         out = out[..., ::-1] if self.reversed else out
         return np.moveaxis(out, -1, self.axis).astype(ins[0].dtype)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.cumsum(args[0], ov.integers(self.axis), self.exclusive, self.reversed)
 
     @classmethod
     def cases(cls) -> Cases:

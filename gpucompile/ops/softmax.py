@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,9 @@ class Softmax(Anchor):
         x = ins[0].astype(np.float64)
         e = np.exp(x - x.max(axis=self.axis, keepdims=True))
         return np.asarray(e / e.sum(axis=self.axis, keepdims=True)).astype(ins[0].dtype)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        return ov.softmax(args[0], self.axis)
 
     @classmethod
     def cases(cls) -> Cases:

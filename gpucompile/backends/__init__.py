@@ -1,0 +1,1 @@
+"""Backends beside WebGPU: what becomes of a graph on other devices."""

@@ -1,0 +1,114 @@
+"""OpenVINO's operations as op classes call them: `ov.relu(x)`, by the names of the newest opset that has them.
+
+Values are `openvino.Output`; every operation with one result gives one, the others a tuple. Shapes are static.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpucompile.ir.literals import limits
+from gpucompile.ir.types import DataType, TensorType
+
+#: The newest first. OpenVINO's packages hold what was added since and, from time to time, everything.
+OPSETS = tuple(f"openvino.opset{i}" for i in range(17, 12, -1))
+
+#: Names of the element types in OpenVINO.
+ELEMENTS = {d: d.short for d in DataType}
+_BY_ELEMENT = {name: d for d, name in ELEMENTS.items()}
+
+
+class Opset:
+    """Operations by name, and what methods of op classes need besides."""
+
+    def __init__(self) -> None:
+        self._modules = [importlib.import_module(name) for name in OPSETS]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        for module in self._modules:
+            function = getattr(module, name, None)
+            if function is not None:
+
+                def call(*args: Any, **kwargs: Any) -> Any:
+                    outputs = tuple(function(*args, **kwargs).outputs())
+                    return outputs[0] if len(outputs) == 1 else outputs
+
+                setattr(self, name, call)
+                return call
+        raise AttributeError(f"OpenVINO has no operation {name!r}")
+
+    # constants -----------------------------------------------------------------------------------------------------
+
+    def constant(self, array: np.ndarray | np.generic, dtype: DataType | None = None) -> Any:
+        """A constant; `dtype` where numpy does not say it (4-bit types, one element a byte)."""
+        from openvino import Tensor, Type, op
+
+        array = np.asarray(array)
+        if dtype is None or dtype.bits >= 8:
+            return op.Constant(np.ascontiguousarray(array).reshape(array.shape)).output(0)
+        nibbles = np.ascontiguousarray(array).reshape(-1).astype(np.uint8) & 15
+        if nibbles.size % 2:
+            nibbles = np.append(nibbles, np.uint8(0))
+        packed = nibbles[::2] | nibbles[1::2] << 4
+        return op.Constant(Tensor(packed, list(array.shape), getattr(Type, ELEMENTS[dtype]))).output(0)
+
+    def integers(self, values: int | Sequence[int]) -> Any:
+        """An int64 constant: axes, sizes and the like."""
+        return self.constant(np.array(values, np.int64))
+
+    def scalar(self, value: float, like: Any) -> Any:
+        """A constant without axes of the data type of `like`; integers are rounded toward zero and kept in range."""
+        dtype = self.type(like).dtype
+        if not dtype.is_float:
+            low, high = limits(dtype)
+            value = int(min(max(value, low), high))
+        with np.errstate(over="ignore"):
+            return self.constant(np.array(value).astype(dtype.numpy))
+
+    # values --------------------------------------------------------------------------------------------------------
+
+    def type(self, value: Any) -> TensorType:
+        """Data type and shape; booleans count as uint8."""
+        name = value.get_element_type().get_type_name()
+        return TensorType(_BY_ELEMENT.get(name, DataType.UINT8), tuple(value.get_shape()))
+
+    def array(self, value: Any) -> np.ndarray | None:
+        """The array of a constant, else None."""
+        node = value.get_node()
+        return np.asarray(node.data) if node.get_type_name() == "Constant" else None
+
+    def bounds(self, value: Any) -> tuple[float, float]:
+        """The smallest and largest value of its data type."""
+        dtype = self.type(value).dtype
+        return (-np.inf, np.inf) if dtype.is_float else limits(dtype)
+
+    def cast(self, value: Any, dtype: DataType) -> Any:
+        """The value as another data type, itself if it has it."""
+        if value.get_element_type().get_type_name() == ELEMENTS[dtype]:
+            return value
+        return self.convert(value, ELEMENTS[dtype])
+
+    def truth(self, value: Any) -> Any:
+        """A uint8 value as boolean: whether it is not 0."""
+        return self.not_equal(value, self.scalar(0, value))
+
+    def scale(self, value: Any, factor: float) -> Any:
+        """The value times a number."""
+        return value if factor == 1 else self.multiply(value, self.scalar(factor, value))
+
+    def pad_rank(self, value: Any, rank: int) -> Any:
+        """The value with axes of 1 before its own, up to `rank`."""
+        shape = self.type(value).shape
+        if len(shape) >= rank:
+            return value
+        return self.reshape(value, self.integers((*(1,) * (rank - len(shape)), *shape)), False)
+
+    def to_layout(self, value: Any, source: str, target: str) -> Any:
+        """The value with its axes, lettered as in `source`, in the order of `target`."""
+        if source == target:
+            return value
+        return self.transpose(value, self.integers([source.index(axis) for axis in target]))
