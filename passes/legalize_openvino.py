@@ -1,23 +1,66 @@
-"""Ops and data types that OpenVINO lacks, in terms of what it has.
+"""Ops and data types that OpenVINO lacks, in terms of what it has. What none of this helps is refused by the backend's
+rules (`gpucompile/backends/openvino/rules.py`).
 
     reduce_log_sum_exp(x)                 -> log(sum(exp(x - m))) + m, m = max(x)
     batch_normalization(x, m, v, s, b)    -> (x - m) * (s / sqrt(v + epsilon)) + b
     reductions of nothing                 -> elementwise
+    lrn of even size, or not over axis 1  -> x / (bias + alpha / size * (sum of shifted squares)) ^ beta
+
+Its CPU device computes integers in 32 bits with a sign, stores 8-bit results saturated, and compares, divides and
+reduces in float32, whose 24 bits are not enough; add, sub, mul, max and min are exact. Hence
+
+    8-bit arithmetic                      -> the same in int32, cast back (which wraps)
+    max, min, a > b, ... of uint32        -> the same of a - 2^31, b - 2^31 in int32
+    a == b, a > b, a >= b                 -> a - b == 0, max(a, b) - b != 0, max(a, b) - a == 0
+    relu, prelu of integers               -> max(x, 0), max(x, 0) + min(x, 0) * slope
+    a / b of integers                     -> quotients in float32, corrected by their remainders
+    sum, product, max, min of integers    -> halves combined elementwise until one element is left
+    cast of floats to integers            -> clamped first, as it does not saturate
 
 Linear time.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpucompile.ir.graph import Graph
+import numpy as np
+
+from gpucompile.ir.graph import Graph, Node, Value
+from gpucompile.ir.literals import limits
+from gpucompile.ir.op import Op
+from gpucompile.ir.types import DataType
+from gpucompile.ops import reduction
+from gpucompile.ops.activation import Clamp, Relu
 from gpucompile.ops.categories import Reduction
-from gpucompile.ops.normalize import BatchNormalization
-from gpucompile.ops.reduction import ReduceLogSumExp
+from gpucompile.ops.elementwise import Abs, Add, Div, Max, Min, Mul, Neg, Pow, Prelu, Sign, Sub
+from gpucompile.ops.gather import Gather, GatherElements, Indexed, ScatterElements
+from gpucompile.ops.logical import (
+    Cast,
+    Comparison,
+    Equal,
+    Greater,
+    GreaterOrEqual,
+    IsNan,
+    Lesser,
+    LesserOrEqual,
+    Logical,
+    NotEqual,
+    Where,
+)
+from gpucompile.ops.movement import Concat, Pad, Reshape, Slice, Transpose
+from gpucompile.ops.normalize import BatchNormalization, LocalResponseNormalization
+from gpucompile.ops.scan import ArgMinMax
 from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passes.legalize import batch_norm, log_sum_exp, reduction_of_nothing
 from gpucompile.passmanager.base import Context, Pass
+
+F32, I32, U32, I64, U64 = map(DataType.parse, ("f32", "i32", "u32", "i64", "u64"))
+WIDE = (I32, U32, I64, U64)
+#: Integers up to here are float32 numbers.
+EXACT = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -28,8 +71,223 @@ class LegalizeOpenvino(Pass):
         return rewrite(graph, RULES, ctx)
 
 
+@dataclass(frozen=True)
+class _Before:
+    """Inserts nodes before one: `at(Add(), a, b)`."""
+
+    graph: Graph
+    node: Node
+
+    def __call__(self, op: Op, *inputs: Value) -> Value:
+        return self.graph.add(op, *inputs, before=self.node)
+
+    def number(self, value: float, dtype: DataType) -> Value:
+        """A constant without axes."""
+        return self.graph.constant(np.array(value, dtype.numpy), before=self.node)
+
+
+# 8-bit and unsigned integers -----------------------------------------------------------------------------------------
+
+
+def eight_bits(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """Arithmetic of 8-bit integers in int32."""
+    dtype, at = node.output.type.dtype, _Before(graph, node)
+    if dtype.bits != 8:
+        return None
+    return at(Cast(dtype), at(node.op, *(at(Cast(I32), v) for v in node.operand_values)))
+
+
+def unsigned_order(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """What depends on the order of uint32, of the same numbers less 2^31 in int32."""
+    dtype, at = node.operand_values[0].type.dtype, _Before(graph, node)
+    if dtype is not U32:
+        return None
+    half = at.number(-(2**31), I32)
+
+    def moved(v: Value) -> Value:
+        return at(Add(), at(Cast(I32), v), half)
+
+    if isinstance(node.op, Clamp):
+        (out,) = node.operand_values
+        if node.op.min_value > 0:
+            out = at(Max(), out, at.number(min(math.ceil(node.op.min_value), 2**32 - 1), U32))
+        if node.op.max_value < 2**32 - 1:
+            out = at(Min(), out, at.number(max(math.floor(node.op.max_value), 0), U32))
+        return out
+    out = at(node.op, *map(moved, node.operand_values))
+    return at(Cast(U32), at(Add(), out, half)) if node.output.type.dtype is U32 else out
+
+
+def unsigned_indices(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """uint32 indices as int32, those beyond the end at the end."""
+    x, indices, *rest = node.operand_values
+    if indices.type.dtype is not U32:
+        return None
+    at, op = _Before(graph, node), node.op
+    if isinstance(op, (Gather, GatherElements, ScatterElements)):
+        last = np.array(x.type.shape[op.axis] - 1, np.uint32)
+    else:
+        last = np.array([d - 1 for d in x.type.shape[: indices.type.shape[-1]]], np.uint32)
+    inside = at(Cast(I32), at(Min(), indices, graph.constant(last, before=node)))
+    return at(op, x, inside, *rest)
+
+
+# Comparisons and choices of 32-bit integers --------------------------------------------------------------------------
+
+
+def _small(v: Value) -> bool:
+    """Whether it is a constant of float32 numbers."""
+    return v.constant is not None and bool(np.all(np.abs(v.constant.astype(np.float64)) < EXACT))
+
+
+def comparison(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """Integers are compared by exact differences, which are compared with 0."""
+    a, b = node.operand_values
+    if a.type.dtype not in (I32, I64, U64) or isinstance(node.op, Logical) or _small(a) or _small(b):
+        return None
+    at, zero = _Before(graph, node), _Before(graph, node).number(0, a.type.dtype)
+    if isinstance(node.op, (Lesser, LesserOrEqual)):
+        return at(Greater() if isinstance(node.op, Lesser) else GreaterOrEqual(), b, a)
+    if isinstance(node.op, Greater):
+        return at(NotEqual(), at(Sub(), at(Max(), a, b), b), zero)
+    if isinstance(node.op, GreaterOrEqual):
+        return at(Equal(), at(Sub(), at(Max(), a, b), a), zero)
+    return at(node.op, at(Sub(), a, b), zero)
+
+
+def integer_relu(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """relu and prelu of integers by max and min."""
+    x, *slope = node.operand_values
+    if x.type.dtype.is_float:
+        return None
+    at = _Before(graph, node)
+    zero = at.number(0, x.type.dtype)
+    positive = at(Max(), x, zero)
+    return at(Add(), positive, at(Mul(), at(Min(), x, zero), *slope)) if slope else positive
+
+
+def division(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """Three quotients in float32, each of what the one before left, and a correction by one where the sign of the rest
+    is wrong. x / 0 = x."""
+    a, b = node.operand_values
+    at, dtype = _Before(graph, node), a.type.dtype
+    if dtype is U64:
+        return at(Cast(U64), at(Div(), at(Cast(I64), a), at(Cast(I64), b)))
+    if dtype not in (I32, I64):
+        return None
+    zero, one = at.number(0, dtype), at.number(1, dtype)
+    b = at(Where(), at(Equal(), b, zero), one, b)
+    quotient, rest = None, a
+    for _ in range(3):
+        part = at(Cast(dtype), at(Div(), at(Cast(F32), rest), at(Cast(F32), b)))
+        quotient = part if quotient is None else at(Add(), quotient, part)
+        rest = at(Sub(), rest, at(Mul(), part, b))
+    assert quotient is not None
+    wrong = at(Equal(), at(Mul(), at(Sign(), rest), at(Sign(), a)), at.number(-1, dtype))
+    step = at(Mul(), at(Sign(), a), at(Sign(), b))
+    return at(Where(), wrong, at(Sub(), quotient, step), quotient)
+
+
+# Casts ---------------------------------------------------------------------------------------------------------------
+
+
+def saturating_cast(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """Floats to integers: NaN is 0, what is outside is the nearest. 64-bit integers have the range of int32 here."""
+    (x,) = node.operand_values
+    op = node.op
+    assert isinstance(op, Cast)
+    if not x.type.dtype.is_float or op.to.is_float:
+        return None
+    source = x.producer
+    if source is not None and isinstance(source.op, Clamp) and isinstance(source.operand_values[0].op, Where):
+        return None  # made below
+    at = _Before(graph, node)
+    wide = x if x.type.dtype is F32 else at(Cast(F32), x)
+    wide = at(Where(), at(IsNan(), wide), at.number(0, F32), wide)
+    low, high = limits(op.to)
+    if op.to.bits <= 8:
+        return at(op, at(Clamp(low, high), wide))
+    if op.to is U32:
+        upper = at(Cast(I32), at(Clamp(0, 2**31 - 128), at(Sub(), wide, at.number(2**31, F32))))
+        upper = at(Add(), upper, at.number(-(2**31), I32))
+        lower = at(Cast(I32), at(Clamp(0, 2**31 - 128), wide))
+        out = at(Where(), at(GreaterOrEqual(), wide, at.number(2**31, F32)), upper, lower)
+        over = at(GreaterOrEqual(), wide, at.number(2**32, F32))
+        return at(Cast(U32), at(Where(), over, at.number(-1, I32), out))
+    inside = at(op, at(Clamp(max(low, -(2**31)), 2**31 - 128), wide))
+    over = at(GreaterOrEqual(), wide, at.number(2**31, F32))
+    return at(Where(), over, at.number(2**31 - 1, op.to), inside)
+
+
+# Reductions ----------------------------------------------------------------------------------------------------------
+
+COMBINE: dict[type[Op], Callable[[], Op]] = {
+    reduction.ReduceSum: Add,
+    reduction.ReduceProduct: Mul,
+    reduction.ReduceMax: Max,
+    reduction.ReduceMin: Min,
+}
+
+
+def integer_reduction(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """Integers of 32 bits: the reduced axes come last as one, whose halves are combined until one element is left."""
+    op, (x,) = node.op, node.operand_values
+    assert isinstance(op, Reduction)
+    if x.type.dtype not in WIDE:
+        return None
+    at = _Before(graph, node)
+    if isinstance(op, (reduction.ReduceL1, reduction.ReduceSumSquare)):
+        if isinstance(op, reduction.ReduceL1):
+            x = at(Abs(), x) if x.type.dtype.is_signed else x
+        else:
+            x = at(Mul(), x, x)
+        return at(reduction.ReduceSum(op.axes, op.keep_dimensions), x)
+    axes = op.reduced_axes(x.type.rank)
+    kept = tuple(i for i in range(x.type.rank) if i not in axes)
+    rows, n = math.prod(x.type.shape[i] for i in kept), math.prod(x.type.shape[i] for i in axes)
+    x = at(Reshape((rows, n)), at(Transpose((*kept, *axes)), x))
+    while n > 1:
+        half = n // 2
+        combined = at(COMBINE[type(op)](), at(Slice((0, 0), (rows, half)), x), at(Slice((0, half), (rows, half)), x))
+        x = at(Concat(1), combined, at(Slice((0, n - 1), (rows, 1)), x)) if n % 2 else combined
+        n = half + n % 2
+    return at(Reshape(node.output.type.shape), x)
+
+
+# Normalisation -------------------------------------------------------------------------------------------------------
+
+
+def local_response(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """OpenVINO has odd sizes over the axis 1 of two to four."""
+    op, (x,) = node.op, node.operand_values
+    assert isinstance(op, LocalResponseNormalization)
+    if op.axis == 1 and op.size % 2 and x.type.rank == 4:
+        return None
+    at, shape = _Before(graph, node), x.type.shape
+    along = tuple(int(i == op.axis) for i in range(x.type.rank))
+    before, after = op.window
+    square = at(Pad(tuple(a * before for a in along), tuple(a * after for a in along)), at(Mul(), x, x))
+    total = None
+    for i in range(op.size):
+        part = at(Slice(tuple(a * i for a in along), shape), square)
+        total = part if total is None else at(Add(), total, part)
+    assert total is not None
+    dtype = x.type.dtype
+    base = at(Add(), at(Mul(), total, at.number(op.alpha / op.size, dtype)), at.number(op.bias, dtype))
+    return at(Div(), x, at(Pow(), base, at.number(op.beta, dtype)))
+
+
 RULES: Rules = {
-    Reduction: (reduction_of_nothing,),
-    ReduceLogSumExp: (reduction_of_nothing, log_sum_exp),
+    **dict.fromkeys((Abs, Add, Sub, Mul, Div, Neg, Prelu), (eight_bits,)),
+    **dict.fromkeys((Max, Min, Clamp, ArgMinMax), (unsigned_order,)),
+    Div: (eight_bits, division),
+    Relu: (integer_relu,),
+    Prelu: (eight_bits, integer_relu),
+    Comparison: (unsigned_order, comparison),
+    Cast: (saturating_cast,),
+    Indexed: (unsigned_indices,),
+    Reduction: (reduction_of_nothing, integer_reduction),
+    reduction.ReduceLogSumExp: (reduction_of_nothing, log_sum_exp),
     BatchNormalization: (batch_norm,),
+    LocalResponseNormalization: (local_response,),
 }

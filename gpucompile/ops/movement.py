@@ -245,7 +245,7 @@ class Pad(Movement):
     def openvino(self, ov: Any, *args: Any) -> Any:
         (x,) = args
         mode = {"constant": "constant", "edge": "edge", "reflection": "reflect"}[self.mode]
-        fill = ov.scalar(self.value, x) if mode == "constant" else None
+        fill = ov.constant(np.array(self.value).astype(ov.type(x).dtype.numpy)) if mode == "constant" else None
         return ov.pad(x, ov.integers(self.beginning), ov.integers(self.ending), mode, fill)
 
     @classmethod
