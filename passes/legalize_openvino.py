@@ -16,6 +16,7 @@ reduces in float32, whose 24 bits are not enough; add, sub, mul, max and min are
     a / b of integers                     -> quotients in float32, corrected by their remainders
     sum, product, max, min of integers    -> halves combined elementwise until one element is left
     cast of floats to integers            -> clamped first, as it does not saturate
+    cast of integers to 4 bits            -> modulo 16 first, as those lie in bytes
 
 Linear time.
 """
@@ -34,6 +35,7 @@ from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType
 from gpucompile.ops import reduction
 from gpucompile.ops.activation import Clamp, Relu
+from gpucompile.ops.bitwise import BitwiseAnd
 from gpucompile.ops.categories import Reduction
 from gpucompile.ops.elementwise import Abs, Add, Div, Max, Min, Mul, Neg, Pow, Prelu, Sign, Sub
 from gpucompile.ops.gather import Gather, GatherElements, Indexed, ScatterElements
@@ -196,9 +198,11 @@ def saturating_cast(graph: Graph, node: Node, ctx: Context) -> Value | None:
     (x,) = node.operand_values
     op = node.op
     assert isinstance(op, Cast)
-    if not x.type.dtype.is_float or op.to.is_float:
+    if op.to.is_float:
         return None
     source = x.producer
+    if not x.type.dtype.is_float:
+        return _wrap(graph, node)
     if source is not None and isinstance(source.op, Clamp) and isinstance(source.operand_values[0].op, Where):
         return None  # made below
     at = _Before(graph, node)
@@ -217,6 +221,20 @@ def saturating_cast(graph: Graph, node: Node, ctx: Context) -> Value | None:
     inside = at(op, at(Clamp(max(low, -(2**31)), 2**31 - 128), wide))
     over = at(GreaterOrEqual(), wide, at.number(2**31, F32))
     return at(Where(), over, at.number(2**31 - 1, op.to), inside)
+
+
+def _wrap(graph: Graph, node: Node) -> Value | None:
+    """Integers to 4 bits, which lie in bytes here: modulo 16."""
+    (x,) = node.operand_values
+    op, source = node.op, x.producer
+    assert isinstance(op, Cast)
+    made = source is not None and isinstance(source.op, Add) and isinstance(source.operand_values[0].op, BitwiseAnd)
+    if op.to.bits != 4 or x.type.dtype.bits == 4 or made:
+        return None
+    at = _Before(graph, node)
+    low = at.number(limits(op.to)[0], I32)
+    x = x if x.type.dtype is I32 else at(Cast(I32), x)
+    return at(op, at(Add(), at(BitwiseAnd(), at(Sub(), x, low), at.number(15, I32)), low))
 
 
 # Reductions ----------------------------------------------------------------------------------------------------------

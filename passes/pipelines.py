@@ -7,8 +7,10 @@
     target      weights too large for a binding are cut, small 64-bit integers become int32, ops without a kernel taken
                 apart, long reductions split, float16 emulated where it must be, dead code removed
     fuse        one node becomes one kernel
+    openvino    ops and data types that OpenVINO lacks by those it has; layout and fusion are its own business
 
 `default` is what `compile` runs; `no-fuse` is the same with one kernel an op; `none` is the least that compiles.
+`openvino-cpu` and `openvino-npu` are for OpenVINO's devices.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ PHASES: dict[str, str] = {
     "tidy": "canonicalize,simplify-movement,fold-constants,canonicalize,cse",
     "target": "dce,split-large,narrow-int64,legalize,split-reductions,emulate-f16,dce",
     "fuse": "fuse",
+    "openvino": "dce,legalize-openvino,fold-constants,cse,dce",
 }
 
 PIPELINES: dict[str, str] = {
-    "default": ",".join(PHASES.values()),
-    "no-fuse": ",".join(text for phase, text in PHASES.items() if phase != "fuse"),
+    "default": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "layout", "tidy", "target", "fuse")),
+    "no-fuse": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "layout", "tidy", "target")),
     "none": "unroll,fold-constants," + PHASES["target"],
+    "openvino-cpu": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "openvino")),
+    "openvino-npu": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "openvino")),
 }

@@ -35,6 +35,7 @@ class BitwiseAnd(Bitwise):
     """a & b"""
 
     onnx: ClassVar[str | None] = "BitwiseAnd"
+    opset: ClassVar[str | None] = "bitwise_and"
     formula: ClassVar[str] = "{a} & {b}"
     formula64: ClassVar[str] = "{a} & {b}"
 
@@ -47,6 +48,7 @@ class BitwiseOr(Bitwise):
     """a | b"""
 
     onnx: ClassVar[str | None] = "BitwiseOr"
+    opset: ClassVar[str | None] = "bitwise_or"
     formula: ClassVar[str] = "{a} | {b}"
     formula64: ClassVar[str] = "{a} | {b}"
 
@@ -59,6 +61,7 @@ class BitwiseXor(Bitwise):
     """a ^ b"""
 
     onnx: ClassVar[str | None] = "BitwiseXor"
+    opset: ClassVar[str | None] = "bitwise_xor"
     formula: ClassVar[str] = "{a} ^ {b}"
     formula64: ClassVar[str] = "{a} ^ {b}"
 

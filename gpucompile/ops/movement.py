@@ -338,6 +338,13 @@ class Repeat(Movement):
     def pieces(self, ins: Sequence[TensorType], out: TensorType, coords: Coords) -> tuple[Piece, ...]:
         return (Piece(0, tuple(c // r for c, r in zip(coords, self.repetitions, strict=True))),)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        (x,) = args
+        pairs = list(zip(ov.type(x).shape, self.repetitions, strict=True))
+        apart = ov.reshape(x, ov.integers([n for d, _ in pairs for n in (d, 1)]), False)
+        spread = ov.broadcast(apart, ov.integers([n for pair in pairs for n in pair]))
+        return ov.reshape(spread, ov.integers([d * r for d, r in pairs]), False)
+
     @classmethod
     def cases(cls) -> Cases:
         yield cls((2, 3)), (tensor(3, 5),)

@@ -9,10 +9,11 @@ No kernels of their own: `legalize` writes them as casts and arithmetic, which f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from gpucompile.ir.literals import limits
 from gpucompile.ir.op import FLOATS, MAX_RANK, NIBBLES, Constraint, Op
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.categories import Anchor, Cases, tensor
@@ -56,6 +57,26 @@ class QuantizeLinear(Anchor):
         scale, zero_point = (spread(a.astype(np.float32), blocks) for a in (scale, zero_point))
         return Cast(dtype).reference(np.rint(x.astype(np.float32) / scale) + zero_point)
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        """Where scale and zero point are known, as fake_quantize, which plugins look for to compute in 8 bits."""
+        x, scale, zero_point = args
+        dtype = self.output_data_type or ov.type(zero_point).dtype
+        scales, zeros = ov.array(scale), ov.array(zero_point)
+        blocks = repetitions(ov.type(x).shape, ov.type(scale).shape)
+        low, high = limits(dtype)
+        if scales is not None and zeros is not None and dtype.bits == 8 and max(blocks, default=1) == 1:
+            ends = [
+                ov.constant(((end - zeros.astype(np.float32)) * scales).astype(scales.dtype)) for end in (low, high)
+            ]
+            levels = [ov.constant(np.array(end, scales.dtype)) for end in (low, high)]
+            return ov.cast(ov.fake_quantize(x, *ends, *levels, 256), dtype)
+        x, scale, zero_point = (ov.cast(v, DataType.FLOAT32) for v in args)
+        scale, zero_point = (
+            Repeat(blocks).openvino(ov, v) if max(blocks, default=1) > 1 else v for v in (scale, zero_point)
+        )
+        out = ov.add(ov.round(ov.divide(x, scale), "half_to_even"), zero_point)
+        return ov.cast(ov.clamp(out, low, high), dtype)
+
     @classmethod
     def cases(cls) -> Cases:
         for dtype in (DataType.INT8, DataType.UINT8, DataType.INT32):
@@ -85,6 +106,20 @@ class DequantizeLinear(Anchor):
         blocks = repetitions(x.shape, scale.shape)
         factor, zero_point = (spread(a.astype(np.float32), blocks) for a in (scale, zero_point))
         return np.asarray((x.astype(np.float32) - zero_point) * factor).astype(scale.dtype)
+
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        x, scale, zero_point = args
+        dtype, (shape, extents) = ov.type(scale).dtype, (ov.type(v).shape for v in (x, scale))
+        blocks = repetitions(shape, extents)
+        zeros = ov.array(zero_point)
+        if max(blocks, default=1) > 1:
+            scale = Repeat(blocks).openvino(ov, scale)
+            zero_point = zero_point if zeros is None else ov.constant(spread(zeros, blocks), ov.type(x).dtype)
+            zero_point = Repeat(blocks).openvino(ov, zero_point) if zeros is None else zero_point
+        out = ov.cast(x, dtype)
+        if zeros is None or zeros.any():
+            out = ov.subtract(out, ov.cast(zero_point, dtype))
+        return ov.multiply(out, scale)
 
     @classmethod
     def cases(cls) -> Cases:

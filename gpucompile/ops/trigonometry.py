@@ -45,6 +45,7 @@ class Atan(Unary):
     """The arc tangent."""
 
     onnx: ClassVar[str | None] = "Atan"
+    opset: ClassVar[str | None] = "atan"
     in_f32: ClassVar[bool] = True
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
@@ -59,6 +60,7 @@ class Asin(Unary):
     """The arc sine, as atan(x / sqrt((1 - x) (1 + x)))."""
 
     onnx: ClassVar[str | None] = "Asin"
+    opset: ClassVar[str | None] = "asin"
     in_f32: ClassVar[bool] = True
     domain: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
@@ -76,6 +78,7 @@ class Acos(Unary):
     """The arc cosine, as 2 atan(sqrt((1 - x) / (1 + x)))."""
 
     onnx: ClassVar[str | None] = "Acos"
+    opset: ClassVar[str | None] = "acos"
     in_f32: ClassVar[bool] = True
     domain: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
@@ -93,6 +96,7 @@ class Sinh(Unary):
     """The hyperbolic sine; below 1 its series, because there the exponentials cancel."""
 
     onnx: ClassVar[str | None] = "Sinh"
+    opset: ClassVar[str | None] = "sinh"
     in_f32: ClassVar[bool] = True
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
@@ -111,6 +115,7 @@ class Cosh(Unary):
     """The hyperbolic cosine."""
 
     onnx: ClassVar[str | None] = "Cosh"
+    opset: ClassVar[str | None] = "cosh"
     in_f32: ClassVar[bool] = True
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
@@ -128,6 +133,7 @@ class Asinh(Unary):
     between."""
 
     onnx: ClassVar[str | None] = "Asinh"
+    opset: ClassVar[str | None] = "asinh"
     in_f32: ClassVar[bool] = True
 
     def expression(self, args: Sequence[str], t: str, r: str) -> str:
@@ -147,6 +153,7 @@ class Acosh(Unary):
     """The inverse hyperbolic cosine."""
 
     onnx: ClassVar[str | None] = "Acosh"
+    opset: ClassVar[str | None] = "acosh"
     in_f32: ClassVar[bool] = True
     domain: ClassVar[tuple[float, float]] = (1.0, 10.0)
 
@@ -166,6 +173,7 @@ class Atanh(Unary):
     """The inverse hyperbolic tangent; its series below 1/4."""
 
     onnx: ClassVar[str | None] = "Atanh"
+    opset: ClassVar[str | None] = "atanh"
     in_f32: ClassVar[bool] = True
     domain: ClassVar[tuple[float, float]] = (-0.99, 0.99)
 

@@ -1,6 +1,6 @@
 """NPU and CPU through OpenVINO.
 
-    Graph --pipelines openvino-cpu, openvino-npu--> Graph --lower--> openvino.Model --write--> IR (xml, weights) in a bundle
+    Graph --pipelines openvino-cpu, openvino-npu--> Graph --lower--> openvino.Model --> IR in a bundle
 
 - `opset.py`: OpenVINO's operations as op classes call them
 - `lower.py`: Graph -> openvino.Model, op by op through each class's `openvino` method

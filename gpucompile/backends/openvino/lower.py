@@ -2,8 +2,8 @@
 
     graph inputs -> Parameters, constants -> Constants, nodes -> what their class says, outputs -> Results
 
-Parameters and Results stand in the order of the graph's inputs and outputs and carry their names, but callers should go
-by order: an output that is an input shares its tensor with it. The graph is one that `rules.reject` has nothing against.
+Parameters and Results stand in the order of the graph's inputs and outputs and carry their names, but callers should
+go by order: an output that is an input shares its tensor with it. The graph is one that `rules` has nothing against.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpucompile.backends.openvino.opset import ELEMENTS, Opset
 from gpucompile.errors import VerificationError
 from gpucompile.ir.graph import Constant, Graph, Node, Value
+from gpucompile.ops.quantize import DequantizeLinear
 
 if TYPE_CHECKING:
     import openvino
@@ -43,11 +44,13 @@ def lower(graph: Graph) -> openvino.Model:
 
 def _lower_node(ov: Opset, node: Node, known: dict[Value, Any]) -> tuple[Any, ...]:
     if isinstance(node.op, Constant):
-        return (ov.constant(node.op.value.array, node.output.type.dtype),)
+        # 4-bit weights stay packed where plugins expect them
+        packed = all(isinstance(user.op, DequantizeLinear) for user in node.output.users)
+        return (ov.constant(node.op.value.array, node.output.type.dtype if packed else None),)
     out = node.op.openvino(ov, *(None if v is None else known[v] for v in node.inputs))
     results = out if isinstance(out, tuple) else (out,)
     for v, r in zip(node.outputs, results, strict=True):
-        if ov.type(r) != v.type:
+        if r.get_element_type().get_type_name() != ELEMENTS[v.type.dtype] or tuple(r.get_shape()) != v.type.shape:
             raise VerificationError(f"{node.op.name}: OpenVINO infers {ov.type(r)} for {v!r}")
         if v.name and r.get_node().get_type_name() not in ("Constant", "Parameter"):
             r.get_node().set_friendly_name(v.name)

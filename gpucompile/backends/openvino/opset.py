@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,15 @@ from gpucompile.ir.types import DataType, TensorType
 #: The newest first. OpenVINO's packages hold what was added since and, from time to time, everything.
 OPSETS = tuple(f"openvino.opset{i}" for i in range(17, 12, -1))
 
-#: Names of the element types in OpenVINO.
-ELEMENTS = {d: d.short for d in DataType}
-_BY_ELEMENT = {name: d for d, name in ELEMENTS.items()}
+#: Names of the element types in OpenVINO. 4-bit values lie in bytes, as numpy has them: plugins take no others from
+#: outside, nor compute with them. Constants are packed (`Opset.constant`).
+ELEMENTS = {d: d.short for d in DataType} | {DataType.INT4: "i8", DataType.UINT4: "u8"}
+_BY_ELEMENT = {d.short: d for d in DataType}
+
+
+def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    outputs = tuple(function(*args, **kwargs).outputs())
+    return outputs[0] if len(outputs) == 1 else outputs
 
 
 class Opset:
@@ -32,11 +39,7 @@ class Opset:
         for module in self._modules:
             function = getattr(module, name, None)
             if function is not None:
-
-                def call(*args: Any, **kwargs: Any) -> Any:
-                    outputs = tuple(function(*args, **kwargs).outputs())
-                    return outputs[0] if len(outputs) == 1 else outputs
-
+                call = partial(_call, function)
                 setattr(self, name, call)
                 return call
         raise AttributeError(f"OpenVINO has no operation {name!r}")
@@ -44,7 +47,7 @@ class Opset:
     # constants -----------------------------------------------------------------------------------------------------
 
     def constant(self, array: np.ndarray | np.generic, dtype: DataType | None = None) -> Any:
-        """A constant; `dtype` where numpy does not say it (4-bit types, one element a byte)."""
+        """A constant; with a 4-bit `dtype` packed, from one element a byte."""
         from openvino import Tensor, Type, op
 
         array = np.asarray(array)
@@ -54,7 +57,7 @@ class Opset:
         if nibbles.size % 2:
             nibbles = np.append(nibbles, np.uint8(0))
         packed = nibbles[::2] | nibbles[1::2] << 4
-        return op.Constant(Tensor(packed, list(array.shape), getattr(Type, ELEMENTS[dtype]))).output(0)
+        return op.Constant(Tensor(packed, list(array.shape), getattr(Type, dtype.short))).output(0)
 
     def integers(self, values: int | Sequence[int]) -> Any:
         """An int64 constant: axes, sizes and the like."""

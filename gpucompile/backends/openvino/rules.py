@@ -1,0 +1,81 @@
+"""What of a graph OpenVINO's devices do not take, each with its reason.
+
+The CPU device computes integers as int32 (64-bit and unsigned ones as well); the pass legalize-openvino makes that exact
+within 32 bits, and what it cannot help is refused here. Constants beyond int32 are refused too; `runtime.openvino`
+refuses such inputs.
+
+The NPU takes less: its compiler wants static shapes, which a Graph always has, at most `NPU_RANK` axes, and the element
+types of `NPU_TYPES`. Where its driver refuses more, compiling there says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucompile.ir.graph import Constant, Graph, Node
+from gpucompile.ir.op import Op
+from gpucompile.ir.types import DataType
+from gpucompile.ops.elementwise import Div, Pow
+from gpucompile.ops.pool import MaxPool2d
+
+NPU_RANK = 5
+NPU_TYPES = frozenset(map(DataType.parse, ("f32", "f16", "i64", "i32", "u32", "i8", "u8", "i4", "u4")))
+
+#: Ops on integers that OpenVINO computes in float32, and that no pass replaces: the data types that this breaks.
+INEXACT: dict[type[Op], frozenset[DataType]] = {
+    Pow: frozenset(d for d in DataType if not d.is_float),
+    Div: frozenset({DataType.UINT32}),
+    MaxPool2d: frozenset(d for d in DataType if not d.is_float and d.bits >= 32),
+}
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A node that a device does not take, and why."""
+
+    op: str
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.op}{f' {self.name!r}' if self.name else ''}: {self.reason}"
+
+
+def reject(node: Node, device: str = "cpu") -> str | None:
+    """Why `device`, cpu or npu, does not take a node; None if it does."""
+    op = node.op
+    if isinstance(op, Constant):
+        return _reject_constant(op)
+    if type(op).openvino is Op.openvino and op.opset is None:
+        return "it has no form in OpenVINO's operations"
+    dtype = node.operand_values[0].type.dtype if node.operand_values else None
+    if dtype in INEXACT.get(type(op), ()):
+        return f"OpenVINO computes it in float32, which is not exact for {dtype.value}"
+    if device == "npu":
+        for v in (*node.operand_values, *node.outputs):
+            if v.type.rank > NPU_RANK:
+                return f"{v.type} has {v.type.rank} axes, the NPU takes at most {NPU_RANK}"
+            if v.type.dtype not in NPU_TYPES:
+                return f"the NPU has no {v.type.dtype.value}"
+    return None
+
+
+def _reject_constant(op: Constant) -> str | None:
+    array, dtype = op.value.array, op.value.type.dtype
+    if dtype.is_float or dtype.bits < 32 or dtype is DataType.INT32 or not array.size:
+        return None
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        return f"a constant {op.value.type} has numbers beyond int32, in which OpenVINO computes"
+    return None
+
+
+def rejections(graph: Graph, device: str = "cpu") -> Iterator[Rejection]:
+    """Every node of a graph that the device does not take."""
+    for node in graph.nodes:
+        reason = reject(node, device)
+        if reason is not None:
+            yield Rejection(node.op.name, node.outputs[0].name, reason)
