@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gpucompile.runtime.buckets import BucketExecutable
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import Executable, load
+    from gpucompile.runtime.openvino import OpenvinoDevice, OpenvinoExecutable, OpenvinoOptions
     from gpucompile.session import InferenceSession, IOBinding, SessionOptions, Tensor
     from gpucompile.target import Target
 
@@ -55,6 +56,9 @@ __all__ = [
     "InferenceSession",
     "InputError",
     "ModelError",
+    "OpenvinoDevice",
+    "OpenvinoExecutable",
+    "OpenvinoOptions",
     "ParseError",
     "PassError",
     "PrecisionWarning",
@@ -78,6 +82,9 @@ _HOMES = {
     "Executable": "runtime.executable",
     "IOBinding": "session",
     "InferenceSession": "session",
+    "OpenvinoDevice": "runtime.openvino",
+    "OpenvinoExecutable": "runtime.openvino",
+    "OpenvinoOptions": "runtime.openvino",
     "Report": "plan.bundle",
     "SessionOptions": "session",
     "Tensor": "session",

@@ -14,7 +14,7 @@ from gpucompile.ir.graph import Graph
 from gpucompile.ir.text import print_graph
 from gpucompile.passmanager.base import Context
 from gpucompile.passmanager.manager import PassManager
-from gpucompile.plan.bundle import Bundle, Report
+from gpucompile.plan.bundle import Bundle, OpenvinoFiles, Report
 from gpucompile.plan.planner import Planned, make_plan, weight_store
 from gpucompile.plan.verify import verify
 from gpucompile.plan.weights import WeightStore
@@ -37,8 +37,9 @@ def compile(
     plan: str = "balanced",
     progress: Progress | None = None,
     precision: str = "f32",
+    devices: Sequence[str] = ("gpu",),
 ) -> Bundle:
-    """Compile a model to a shader bundle.
+    """Compile a model to a bundle: of shaders, and of models for OpenVINO's devices.
 
     model     an ONNX file, its bytes, an onnx.ModelProto, or a Graph (which is not changed)
     target    what the code may rely on; default `Target.portable()`, which runs on every WebGPU device
@@ -50,6 +51,8 @@ def compile(
     precision f32, or f16: weights and activations in float16 where that does no harm (passes/precision.py says where),
               sums in float32; inputs and outputs keep their types. `report.kept_float32` tells what stays float32; a
               target without shader-f16 is warned about
+    devices   what the bundle is for: gpu (WebGPU), npu and cpu (through OpenVINO; their pipelines are openvino-npu and
+              openvino-cpu unless `pipeline` is given and they are the only ones)
 
     Raises ModelError, UnsupportedError or InputError for models and dims that cannot be compiled; nothing is written.
     """
@@ -58,10 +61,16 @@ def compile(
         raise InputError(f"target must be a gpucompile.Target, such as Target.portable(), not {target!r}")
     if dims is not None and not isinstance(dims, Mapping):
         raise InputError(f"dims must map names to sizes, as in {{'batch': 1}}, not {dims!r}")
+    if isinstance(devices, str) or not devices or not set(devices) <= {"gpu", "npu", "cpu"}:
+        raise InputError(f"devices must be some of gpu, npu and cpu, as in ('gpu', 'cpu'), not {devices!r}")
     check(precision, target)
     sizes = Sizes.of(dims or {})
     if isinstance(model, Graph) and sizes.lists:
         raise InputError(f"dims: a Graph has no free dimensions, so {', '.join(sizes.lists)} cannot have several sizes")
+    if sizes.lists and set(devices) != {"gpu"}:
+        raise InputError(
+            f"dims: {', '.join(sizes.lists)} can have several sizes on the GPU only; bind one for npu and cpu"
+        )
     clock = Clock()
     store = weight_store(target)
     parts = []
@@ -69,8 +78,16 @@ def compile(
         graph = model.clone() if isinstance(model, Graph) else import_model(model, sizes.fixed | bound)
         clock.lap("import")
         kept = convert(graph, precision, target)
-        name = "-".join(("base", *map(str, bound.values())))
-        parts.append(compile_graph(graph, target, pipeline, plan, progress, clock, store, name))
+        openvino = _for_openvino(graph, devices, pipeline, progress, clock)
+        if "gpu" in devices:
+            name = "-".join(("base", *map(str, bound.values())))
+            parts.append(compile_graph(graph, target, pipeline, plan, progress, clock, store, name))
+    if not parts:
+        nodes = sum(graph.statistics().values())
+        report = Report(nodes, nodes, phases=clock.seconds, kept_float32=kept)
+        gir = print_graph(graph, literals="ref")
+        source = _source_hash(model)
+        return Bundle([], {}, gir=gir, source_sha256=source, dims=sizes.fixed, report=report, openvino=openvino)
     largest = parts[-1]
     buckets: Sequence[Bucket] = ()
     axes: Sequence[FreeAxis] = ()
@@ -91,7 +108,23 @@ def compile(
         report=report,
         buckets=buckets,
         free_axes=axes,
+        openvino=openvino,
     )
+
+
+def _for_openvino(
+    graph: Graph, devices: Sequence[str], pipeline: str, progress: Progress | None, clock: Clock
+) -> dict[str, OpenvinoFiles]:
+    """The OpenVINO models that are asked for, by device."""
+    kinds = [d for d in dict.fromkeys(devices) if d != "gpu"]
+    if not kinds:
+        return {}
+    from gpucompile.backends.openvino import compile as backend
+
+    own = None if pipeline == "default" or "gpu" in devices else pipeline
+    out = {kind: backend.compile_graph(graph, kind, own, progress) for kind in kinds}
+    clock.lap("openvino")
+    return out
 
 
 @dataclass(frozen=True)

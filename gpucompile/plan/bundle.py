@@ -17,7 +17,7 @@ import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +26,18 @@ from typing import TypeAlias
 from gpucompile.errors import BundleError
 from gpucompile.plan.weights import BytesLike, Content
 from gpucompile.runtime.checks import check_buckets, check_plan, ports_of
-from gpucompile.runtime.format import FORMAT_VERSION, SHARD_BYTES, Bucket, FreeAxis, Manifest, Plan, Shard, to_json
+from gpucompile.runtime.format import (
+    FORMAT_VERSION,
+    SHARD_BYTES,
+    Bucket,
+    FreeAxis,
+    Manifest,
+    OpenvinoModel,
+    Plan,
+    Port,
+    Shard,
+    to_json,
+)
 
 Progress: TypeAlias = "Callable[[str, int, int], None]"  # stage, done, total
 
@@ -46,6 +57,14 @@ class Report:
     kept_float32: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class OpenvinoFiles:
+    """An OpenVINO model and the files that it names."""
+
+    model: OpenvinoModel
+    files: Mapping[str, bytes]
+
+
 class Bundle:
     """A compiled graph in memory.
 
@@ -54,6 +73,7 @@ class Bundle:
     weights  content of the weight shards, as `WeightStore` gives them
     buckets  sizes of free dimensions with the plans for them, smallest first; `free_axes` says which axes
              have these sizes
+    openvino OpenVINO models by device, cpu or npu, beside the plans or instead of them
 
     Raises BundleError (a defect of the compiler) if a plan is inconsistent or a shader is missing.
     """
@@ -71,9 +91,10 @@ class Bundle:
         report: Report | None = None,
         buckets: Sequence[Bucket] = (),
         free_axes: Sequence[FreeAxis] = (),
+        openvino: Mapping[str, OpenvinoFiles] | None = None,
     ) -> None:
-        if not plans:
-            raise BundleError("a bundle needs at least one plan")
+        if not plans and not openvino:
+            raise BundleError("a bundle needs at least one plan or OpenVINO model")
         self.plans = tuple(plans)
         self.shaders = dict(shaders)
         self.report = report
@@ -82,6 +103,7 @@ class Bundle:
         self.licence = licence
         self.buckets, self.free_axes = tuple(buckets), tuple(free_axes)
         self._gir = gir
+        self._openvino = dict(openvino or {})
         self._shards = [w if isinstance(w, Content) else Content.of(w) for w in weights]
         self._by_name = {p.name: p for p in self.plans}
         self._check()
@@ -89,14 +111,14 @@ class Bundle:
     def _check(self) -> None:
         if len(self._by_name) != len(self.plans):
             raise BundleError("two plans of a bundle have the same name")
-        sizes, first = [len(s) for s in self._shards], self.plans[0]
+        sizes, (inputs, outputs) = [len(s) for s in self._shards], self._ports()
         for i, size in enumerate(sizes):
             if not 0 < size <= SHARD_BYTES or size % 4:
                 raise BundleError(f"weight shard {i} has {size} bytes: no positive multiple of 4 up to {SHARD_BYTES}")
-        check_buckets(self.buckets, self.free_axes, self.variants, (first.inputs, first.outputs), "the bundle")
+        check_buckets(self.buckets, self.free_axes, self.variants, (inputs, outputs), "the bundle")
         for plan in self.plans:
             dims = next((b.dims for b in self.buckets if plan.name in b.variants), {})
-            promised = ports_of(first.inputs, self.free_axes, dims), ports_of(first.outputs, self.free_axes, dims)
+            promised = ports_of(inputs, self.free_axes, dims), ports_of(outputs, self.free_axes, dims)
             check_plan(plan, f"plan {plan.name}", sizes, promised)
             for sha in plan.shaders:
                 if sha not in self.shaders:
@@ -107,6 +129,11 @@ class Bundle:
                 raise BundleError(f"shader {sha} belongs to no plan")
             if hashlib.sha256(text.encode()).hexdigest() != sha:
                 raise BundleError(f"shader {sha}: the text has another sha256")
+
+    def _ports(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+        """Inputs and outputs; those of the first plan, if there is one, also say in which buffer they are."""
+        first = self.plans[0] if self.plans else next(iter(self._openvino.values())).model
+        return first.inputs, first.outputs
 
     # ------------------------------------------------------------------ what the player reads
 
@@ -121,7 +148,7 @@ class Bundle:
         shards = tuple(
             Shard(f"weights/{i}.bin", len(s), hashlib.sha256(s.bytes()).hexdigest()) for i, s in enumerate(self._shards)
         )
-        first = self.plans[0]
+        inputs, outputs = self._ports()
         return Manifest(
             version=FORMAT_VERSION,
             producer=f"gpucompile {_version()}",
@@ -129,11 +156,12 @@ class Bundle:
             dims=self.dims,
             variants=self.variants,
             shards=shards,
-            inputs=first.inputs,
-            outputs=first.outputs,
+            inputs=inputs,
+            outputs=outputs,
             licence=self.licence,
             buckets=self.buckets,
             free_axes=self.free_axes,
+            openvino=tuple(self._openvino),  # type: ignore[arg-type]  # its keys are checked where they are made
         )
 
     def plan(self, name: str) -> Plan:
@@ -155,6 +183,22 @@ class Bundle:
         if not 0 <= index < len(self._shards):
             raise BundleError(f"weight shard {index} does not exist")
         return self._shards[index].bytes()
+
+    @property
+    def openvino(self) -> tuple[str, ...]:
+        """The devices that there are OpenVINO models for."""
+        return tuple(self._openvino)
+
+    def openvino_model(self, device: str) -> OpenvinoModel:
+        """The OpenVINO model for a device, cpu or npu."""
+        if device not in self._openvino:
+            raise BundleError(f"no OpenVINO model for {device!r}; compile with devices=({device!r},)")
+        inputs, outputs = self._ports()
+        return replace(self._openvino[device].model, inputs=inputs, outputs=outputs)
+
+    def openvino_file(self, file: Shard) -> memoryview:
+        """The content of one of a model's files."""
+        return next(memoryview(m.files[file.file]) for m in self._openvino.values() if file.file in m.files)
 
     def gir(self) -> str:
         """The graph as IR text."""
@@ -186,9 +230,11 @@ class Bundle:
         texts = {"manifest.json": _json(self.manifest)}
         texts |= {f"variants/{p.name}.json": _json(p) for p in self.plans}
         texts |= {f"shaders/{sha}.wgsl": self.shaders[sha] for sha in sorted(self.shaders)}
+        texts |= {f"openvino/{device}.json": _json(self.openvino_model(device)) for device in self._openvino}
         texts["graph.gir"] = self._gir
         files = [(name, Content.of(text.encode())) for name, text in texts.items()]
         files += [(f"weights/{i}.bin", shard) for i, shard in enumerate(self._shards)]
+        files += [(name, Content.of(data)) for m in self._openvino.values() for name, data in m.files.items()]
         done, total = 0, sum(len(data) for _, data in files)
         for name, data in files:
             yield name, data.bytes()
@@ -212,7 +258,7 @@ class Bundle:
             raise BundleError(f"{path}: a file is in the way of the bundle directory (did you mean {path.name}.gpub?)")
         if path.is_dir() and any(path.iterdir()) and not (path / "manifest.json").is_file():
             raise BundleError(f"{path}: this directory holds something that is no bundle; give another name")
-        for folder in ("variants", "shaders", "weights"):
+        for folder in ("variants", "shaders", "weights", *(("openvino",) if self._openvino else ())):
             (temporary / folder).mkdir(parents=True)
         for name, data in self._files(progress):
             (temporary / name).write_bytes(data)
@@ -228,7 +274,7 @@ class Bundle:
         _remove(old)
 
 
-def _json(obj: Plan | Manifest) -> str:
+def _json(obj: Plan | Manifest | OpenvinoModel) -> str:
     return json.dumps(to_json(obj), separators=(",", ":"), ensure_ascii=False) + "\n"
 
 

@@ -37,15 +37,17 @@ from gpucompile.runtime.format import (
     Bucket,
     FreeAxis,
     Manifest,
+    OpenvinoModel,
     Plan,
+    Shard,
     from_json,
 )
 
 _LAYOUT = re.compile(
     r"manifest\.json|graph\.gir|variants/[A-Za-z0-9][A-Za-z0-9._-]{0,63}\.json|shaders/[0-9a-f]{64}\.wgsl"
-    r"|weights/(0|[1-9][0-9]{0,5})\.bin"
+    r"|weights/(0|[1-9][0-9]{0,5})\.bin|openvino/(cpu|npu)\.(json|xml|bin|blob)"
 )
-_FOLDERS = ("variants/", "shaders/", "weights/")
+_FOLDERS = ("variants/", "shaders/", "weights/", "openvino/")
 
 
 class BundleLike(Protocol):
@@ -71,6 +73,20 @@ class BundleLike(Protocol):
 
     def shard(self, index: int) -> memoryview:
         """Bytes of one weight shard."""
+
+
+class HasOpenvino(Protocol):
+    """What `OpenvinoExecutable` needs of a bundle."""
+
+    @property
+    def openvino(self) -> tuple[str, ...]:
+        """The devices that there are OpenVINO models for, cpu or npu."""
+
+    def openvino_model(self, device: str) -> OpenvinoModel:
+        """The model for a device."""
+
+    def openvino_file(self, file: Shard) -> memoryview:
+        """The content of one of a model's files."""
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -252,6 +268,33 @@ class BundleData:
         require(digest == shard.sha256, f"{shard.file}: content does not match its sha256; the bundle is damaged")
         return data
 
+    @property
+    def openvino(self) -> tuple[str, ...]:
+        """The devices that there are OpenVINO models for."""
+        return self.manifest.openvino
+
+    def openvino_model(self, device: str) -> OpenvinoModel:
+        """The OpenVINO model for a device, cpu or npu; BundleError if it is damaged or does not exist."""
+        require(device in self.openvino, f"no OpenVINO model for {device[:80]!r} in the bundle {self.origin}")
+        name = f"openvino/{device}"
+        model = from_json(OpenvinoModel, self._json(f"{name}.json"), f"{name}.json")
+        require(model.device == device, f"{name}.json: calls itself {model.device}")
+        require(model.inputs == self.manifest.inputs, f"{name}.json: its inputs are not the manifest's")
+        require(model.outputs == self.manifest.outputs, f"{name}.json: its outputs are not the manifest's")
+        files = {model.xml: "xml", model.weights: "bin"} | {blob.data: "blob" for blob in model.blobs}
+        for file, kind in files.items():
+            require(file.file == f"{name}.{kind}", f"{name}.json: unexpected file name {file.file[:80]!r}")
+            require(SHA256.fullmatch(file.sha256) is not None, f"{name}.json: not a sha256: {file.sha256[:80]!r}")
+            size = self._files().size(file.file)
+            require(size == file.size, f"{file.file}: {size} bytes, {name}.json says {file.size}")
+        return model
+
+    def openvino_file(self, file: Shard) -> memoryview:
+        """The content of one of a model's files; its hash is checked."""
+        data = self._files().read(file.file)
+        require(hashlib.sha256(data).hexdigest() == file.sha256, f"{file.file}: content does not match its sha256")
+        return data
+
     def gir(self) -> str:
         """The graph as IR text."""
         return _text(bytes(self._files().read("graph.gir")), "graph.gir")
@@ -282,7 +325,9 @@ class BundleData:
                 "Compile the model again or use another gpucompile"
             )
         m = from_json(Manifest, data, "manifest.json")
-        require(bool(m.variants), "manifest.json.variants: a bundle needs at least one variant")
+        some = bool(m.variants or m.openvino)
+        require(some, "manifest.json.variants: a bundle needs at least one variant, or an OpenVINO model")
+        require(len(set(m.openvino)) == len(m.openvino), "manifest.json.openvino: a name occurs twice")
         require(len(set(m.variants)) == len(m.variants), "manifest.json.variants: a name occurs twice")
         for name in m.variants:
             require(VARIANT.fullmatch(name) is not None, f"manifest.json.variants: not a plain name: {name[:80]!r}")

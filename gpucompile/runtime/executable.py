@@ -261,8 +261,8 @@ class Executable:
             arrays.append(None if port.name in but else self._pack(port, inputs[port.name]))
         return arrays
 
-    def _pack(self, port: Port, value: Any) -> Array:
-        """The bytes of an input as the device wants them: contiguous, whole 32-bit words."""
+    def _checked(self, port: Port, value: Any) -> Array:
+        """An input of exactly the type of its port."""
         dtype = NUMPY_DTYPES[port.dtype]
         if type(value) in (int, float) and port.shape == ():
             try:
@@ -276,7 +276,11 @@ class Executable:
             raise InputError(f"input {port.name!r}: a numpy array is wanted, not {found}; {self._expected()}")
         if value.dtype != dtype or value.shape != port.shape:
             raise InputError(f"input {port.name!r} is {value.dtype}{list(value.shape)}; {self._expected()}")
-        array = np.ascontiguousarray(value)
+        return np.asarray(value)
+
+    def _pack(self, port: Port, value: Any) -> Array:
+        """The bytes of an input as the device wants them: contiguous, whole 32-bit words."""
+        array = np.ascontiguousarray(self._checked(port, value))
         if port.dtype in ("int4", "uint4"):
             _check_nibbles(array, port)
             array = pack_nibbles(array)
@@ -327,14 +331,18 @@ def make_executable(
 
 def load(
     source: str | Path | BundleLike,
-    device: Device | None = None,
+    device: Device | str | None = None,
     progress: Progress | None = None,
     submits: int = 1,
     pad: Pad = "error",
+    options: Any = None,
 ) -> Executable:
     """Put a bundle (a path, or one just compiled) on a device, ready to run.
 
-    Without a device, one shared by the whole process is opened, and let go when its last executable is. A run is one
+    `device` is a gpucompile.Device, or gpu, npu or cpu (the latter two through OpenVINO, with `options` a
+    gpucompile.OpenvinoOptions), or auto: the fastest of those that the bundle is for and that are here, which is
+    measured once and remembered. None is the GPU where the bundle is for it, else the NPU, else the CPU.
+    Without a Device, one shared by the whole process is opened, and let go when its last executable is. A run is one
     submission; with `submits` above 1 it is cut into up to that many, so that the device starts before the host has
     recorded everything (12 to 23 % less latency with 4 on an H200, see benchmarks/README.md).
     A bundle compiled for several sizes (`dims={"seq": [16, 64]}`) becomes a `BucketExecutable`: `pad` says what becomes
@@ -345,6 +353,12 @@ def load(
     owns = isinstance(source, (str, Path))
     bundle = read_bundle(source) if isinstance(source, (str, Path)) else source
     try:
+        if device == "gpu":
+            device = default_device()
+        if isinstance(device, str) or (device is None and not bundle.variants):
+            from gpucompile.runtime.choose import load_on
+
+            return load_on(bundle, device or "first", progress, submits, pad, options, owns)
         return make_executable(bundle, device or default_device(), progress, submits, pad, owns)
     except BaseException:
         if isinstance(bundle, BundleData) and owns:

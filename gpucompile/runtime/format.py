@@ -140,6 +140,29 @@ class FreeAxis:
 
 
 @dataclass(frozen=True)
+class OpenvinoBlob:
+    """A model as a device's plugin exports it: good for that device and that version of OpenVINO only."""
+
+    device: str  # the full name of the device
+    version: str
+    data: Shard
+
+
+@dataclass(frozen=True)
+class OpenvinoModel:
+    """A graph as OpenVINO's intermediate representation (openvino/<device>.json). Its parameters and results stand in
+    the order of `inputs` and `outputs`, whose buffers mean nothing. `version` is that of the OpenVINO that wrote it."""
+
+    device: Literal["cpu", "npu"]
+    version: str
+    xml: Shard
+    weights: Shard
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    blobs: tuple[OpenvinoBlob, ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The table of contents of a bundle (manifest.json).
 
@@ -157,6 +180,7 @@ class Manifest:
     licence: str = ""
     buckets: tuple[Bucket, ...] = ()  # smallest first
     free_axes: tuple[FreeAxis, ...] = ()
+    openvino: tuple[Literal["cpu", "npu"], ...] = ()  # the devices that there are OpenVINO models for
 
 
 T = TypeVar("T")

@@ -31,7 +31,8 @@ BELOW = {
     "passes": ["passmanager"],
     "shaders": [],
     "plan": ["frontends", "kernels", "passes", "runtime"],
-    "api": ["plan"],
+    "backends": ["plan"],
+    "api": ["backends"],
     "init": ["api"],
     "cli": ["init"],
 }
@@ -41,6 +42,8 @@ LAYER_OF |= {**dict.fromkeys(API, "api"), "__init__": "init", "__main__": "cli"}
 
 #: The runtime stands alone: an application that plays bundles installs these and nothing else.
 RUNTIME_NEEDS = {"numpy", "wgpu", "gpucompile"} | set(sys.stdlib_module_names)
+#: It is imported only where one of its devices is asked for, and only there.
+OPENVINO = ("gpucompile.runtime.openvino", "gpucompile.backends.openvino")
 
 
 def allowed(layer: str) -> set[str]:
@@ -102,7 +105,9 @@ def violations(source: str, module: str) -> list[str]:
             wrong.append(f"{module}:{line}: imports {name}, which is called gpucompile.{name}")
         elif top == "gpucompile" and layer_of(name) not in allowed(layer):
             wrong.append(f"{module}:{line}: {layer} imports {name}, which is above or beside it")
-        elif layer == "runtime" and top not in RUNTIME_NEEDS:
+        elif top == "openvino" and not module.startswith(OPENVINO):
+            wrong.append(f"{module}:{line}: imports {name}; only {', '.join(OPENVINO)} may")
+        elif layer == "runtime" and top not in RUNTIME_NEEDS | {"openvino"}:
             wrong.append(
                 f"{module}:{line}: runtime imports {name}; it may need numpy, wgpu and the standard library only"
             )
@@ -141,6 +146,9 @@ def test_shaders_hold_no_code() -> None:
         ("gpucompile.runtime.player", "from gpucompile.plan import plan"),
         ("gpucompile.runtime.player", "from gpucompile.target import Target"),
         ("gpucompile.runtime.player", "import onnx"),
+        ("gpucompile.runtime.player", "import openvino"),
+        ("gpucompile.passes.fuse", "import openvino"),
+        ("gpucompile.plan.bundle", "from gpucompile.backends.openvino import lower"),
         ("gpucompile.session", "from gpucompile.cli import main"),
     ],
 )

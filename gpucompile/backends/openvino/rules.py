@@ -1,8 +1,8 @@
 """What of a graph OpenVINO's devices do not take, each with its reason.
 
-The CPU device computes integers as int32 (64-bit and unsigned ones as well); the pass legalize-openvino makes that exact
-within 32 bits, and what it cannot help is refused here. Constants beyond int32 are refused too; `runtime.openvino`
-refuses such inputs.
+The CPU device computes integers as int32 (64-bit and unsigned ones too); the pass legalize-openvino makes that
+exact within 32 bits, and what it cannot help is refused here. Constants beyond int32 are refused too, and
+`runtime.openvino` refuses such inputs.
 
 The NPU takes less: its compiler wants static shapes, which a Graph always has, at most `NPU_RANK` axes, and the element
 types of `NPU_TYPES`. Where its driver refuses more, compiling there says so.
@@ -19,6 +19,7 @@ from gpucompile.ir.graph import Constant, Graph, Node
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType
 from gpucompile.ops.elementwise import Div, Pow
+from gpucompile.ops.movement import Pad
 from gpucompile.ops.pool import MaxPool2d
 
 NPU_RANK = 5
@@ -52,8 +53,10 @@ def reject(node: Node, device: str = "cpu") -> str | None:
     if type(op).openvino is Op.openvino and op.opset is None:
         return "it has no form in OpenVINO's operations"
     dtype = node.operand_values[0].type.dtype if node.operand_values else None
-    if dtype in INEXACT.get(type(op), ()):
+    if dtype is not None and dtype in INEXACT.get(type(op), ()):
         return f"OpenVINO computes it in float32, which is not exact for {dtype.value}"
+    if isinstance(op, Pad) and dtype is DataType.UINT32 and not 0 <= op.value < 2**31:
+        return f"it fills uint32 with {op.value:g}, beyond int32, in which OpenVINO computes"
     if device == "npu":
         for v in (*node.operand_values, *node.outputs):
             if v.type.rank > NPU_RANK:

@@ -1,0 +1,95 @@
+"""Every case of every op, in float32 and float16, and ops on integers of the whole range, on OpenVINO's CPU device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import gpucompile
+from gpucompile.backends.openvino.rules import reject
+from gpucompile.errors import TypeInferenceError, UnsupportedError
+from gpucompile.ir.graph import Graph
+from gpucompile.ir.interpret import interpret
+from gpucompile.ir.literals import limits
+from gpucompile.ir.op import Op
+from gpucompile.ir.types import DataType, TensorType
+from tests.gpu.test_ops import random_inputs
+from tests.support import OPS, graph_of, op_graphs
+from tests.tolerance import check
+
+#: Ops that do not lower, and why. Nothing else may be refused.
+REFUSED = {
+    "fused": "the pipelines make none",
+    "round_float16": "made by emulate-f16 only, and plugins drop casts to float16 and back",
+    "shift_left": "not in WebNN; OpenVINO's shifts differ beyond 31",
+    "shift_right": "not in WebNN; OpenVINO's shifts differ beyond 31",
+}
+POSITIVE = ("log", "sqrt", "reduce_log_sum", "batch_normalization")
+INTEGERS = [d for d in DataType if not d.is_float and d.bits in (8, 32)]
+
+
+def run(graph: Graph, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    with gpucompile.load(gpucompile.compile(graph, devices=("cpu",)), device="cpu") as exe:
+        return exe.run(feeds)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_op(name: str) -> None:
+    ran = 0
+    for graph in op_graphs(name, float16=True):
+        if name in REFUSED:
+            with pytest.raises(UnsupportedError, match=name):
+                run(graph, {})
+            continue
+        feeds = random_inputs(graph)
+        if name in POSITIVE:
+            feeds = {k: np.abs(v) for k, v in feeds.items()}
+        got = run(graph, feeds)
+        for key, expected in interpret(graph, feeds).items():
+            check(name, got[key], expected)
+        ran += 1
+    assert ran or name in REFUSED, f"{name} has no case"
+
+
+def integer_graphs(op: type[Op], dtype: DataType) -> Iterator[Graph]:
+    """The first cases of an op with `dtype` in the place of floats, where the op takes that."""
+    found = 0
+    for instance, types in op.cases():
+        given = tuple(t.with_dtype(dtype) if t is not None and t.dtype.is_float else t for t in types)
+        if given == types or found == 4:
+            continue
+        try:
+            yield graph_of(instance, given)
+        except TypeInferenceError:
+            continue
+        found += 1
+
+
+def whole_range(rng: np.random.Generator, t: TensorType, dtype: DataType) -> np.ndarray:
+    """The ends of a data type and numbers between; small ones for other types, which are indices."""
+    if t.dtype is not dtype:
+        return np.asarray(rng.integers(0, 3, t.shape)).astype(t.dtype.numpy)
+    low, high = limits(dtype)
+    pool = [low, low + 1, high, high - 1, 0, 1, 2, 5, high // 2, high // 3, low // 2, low // 3]
+    return np.asarray(rng.choice(np.array(pool, np.int64), t.shape)).astype(dtype.numpy)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+@pytest.mark.parametrize("name", [n for n in OPS if n not in REFUSED])
+def test_integers(name: str, dtype: DataType) -> None:
+    for i, graph in enumerate(integer_graphs(OPS[name], dtype)):
+        rng = np.random.default_rng(i)
+        feeds = {v.name: whole_range(rng, v.type, dtype) for v in graph.inputs}
+        if reject(next(graph.nodes)) is not None:
+            with pytest.raises(UnsupportedError, match="OpenVINO computes"):
+                run(graph, feeds)
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            want = interpret(graph, feeds)
+        got = run(graph, feeds)
+        for key, expected in want.items():
+            check(name, got[key], expected)
