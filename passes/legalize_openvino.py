@@ -2,7 +2,7 @@
 rules (`gpucompile/backends/openvino/rules.py`).
 
     reduce_log_sum_exp(x)                 -> log(sum(exp(x - m))) + m, m = max(x)
-    batch_normalization(x, m, v, s, b)    -> (x - m) * (s / sqrt(v + epsilon)) + b
+    batch_normalization(x, m, v, s, b)    -> x * f + (b - m * f), f = s / sqrt(v + epsilon)
     reductions of nothing                 -> elementwise
     lrn of even size, or not over axis 1  -> x / (bias + alpha / size * (sum of shifted squares)) ^ beta
 
@@ -37,7 +37,7 @@ from gpucompile.ops import reduction
 from gpucompile.ops.activation import Clamp, Relu
 from gpucompile.ops.bitwise import BitwiseAnd
 from gpucompile.ops.categories import Reduction
-from gpucompile.ops.elementwise import Abs, Add, Div, Max, Min, Mul, Neg, Pow, Prelu, Sign, Sub
+from gpucompile.ops.elementwise import Abs, Add, Div, Max, Min, Mul, Neg, Pow, Prelu, Reciprocal, Sign, Sqrt, Sub
 from gpucompile.ops.gather import Gather, GatherElements, Indexed, ScatterElements
 from gpucompile.ops.logical import (
     Cast,
@@ -56,7 +56,7 @@ from gpucompile.ops.movement import Concat, Pad, Reshape, Slice, Transpose
 from gpucompile.ops.normalize import BatchNormalization, LocalResponseNormalization
 from gpucompile.ops.scan import ArgMinMax
 from gpucompile.passes._rewrite import Rules, rewrite
-from gpucompile.passes.legalize import batch_norm, log_sum_exp, reduction_of_nothing
+from gpucompile.passes.legalize import log_sum_exp, reduction_of_nothing
 from gpucompile.passmanager.base import Context, Pass
 
 F32, I32, U32, I64, U64 = map(DataType.parse, ("f32", "i32", "u32", "i64", "u64"))
@@ -273,6 +273,27 @@ def integer_reduction(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 
 # Normalisation -------------------------------------------------------------------------------------------------------
+
+
+def batch_norm(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """A product and a sum, whose operands are constants where the statistics are: those fuse into what is before. In
+    float32 for float16 as well."""
+    op, source = node.op, node.operand_values[0]
+    assert isinstance(op, BatchNormalization)
+    at, dtype = _Before(graph, node), source.type.dtype
+
+    def wide(v: Value | None) -> Value | None:
+        return at(Cast(F32), v) if v is not None and dtype is not F32 else v
+
+    x, mean, variance, scale, bias = (*map(wide, node.inputs), None, None)[:5]
+    assert x is not None and mean is not None and variance is not None
+    factor = at(Reciprocal(), at(Sqrt(), at(Add(), variance, at.number(op.epsilon, F32))))
+    factor = factor if scale is None else at(Mul(), factor, scale)
+    shift = at(Neg(), at(Mul(), mean, factor))
+    shift = shift if bias is None else at(Add(), shift, bias)
+    spread = Reshape((mean.type.size, *(1,) * (x.type.rank - op.axis - 1)))
+    out = at(Add(), at(Mul(), x, at(spread, factor)), at(spread, shift))
+    return out if dtype is F32 else at(Cast(dtype), out)
 
 
 def local_response(graph: Graph, node: Node, ctx: Context) -> Value | None:

@@ -2,9 +2,9 @@
 
     find_device("npu") -> OpenvinoDevice;  OpenvinoExecutable(bundle, device) -> exe(x), exe.run({...})
 
-OpenVINO is imported when one of its devices is first asked for. Inputs are read where numpy has them. Results are copied
-out: the CPU device leaves a caller's array alone where it finds that an output is an input. Every thread that runs gets
-a request of its own.
+OpenVINO is imported when one of its devices is first asked for. Inputs are read where numpy has them. Results are
+copied out: the CPU device leaves a caller's array alone where it finds that an output is an input. Every thread that
+runs gets a request of its own.
 
 The CPU device computes 64-bit integers in 32 bits: inputs beyond int32 are refused.
 """
