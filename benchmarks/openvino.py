@@ -1,11 +1,11 @@
-"""The nine networks through OpenVINO's CPU device: compiled by us, next to the ONNX file in OpenVINO and in onnxruntime.
+"""The nine networks through OpenVINO's CPU device, next to the ONNX file in OpenVINO and in onnxruntime.
 
     ours     gpucompile.compile(devices=("cpu",)), gpucompile.load(device="cpu")
     direct   openvino.Core().compile_model of the ONNX file, with the same properties
     onnxrt   onnxruntime's CPU provider
 
-All three take a numpy array and give one. They run in one process and take turns in rounds, so that a busy machine slows
-all of them; the figures are medians over all rounds. `ratio` is ours / direct, the median of the rounds' ratios: our
+All three take a numpy array and give one. They run in one process and take turns in rounds, so that a busy machine
+slows all of them; the figures are medians over all rounds. `ratio` is ours / direct, the median of the rounds' ratios: our
 passes must not make OpenVINO slower. `error` is relative to onnxruntime's largest value.
 """
 

@@ -10,7 +10,7 @@
     openvino    ops and data types that OpenVINO lacks by those it has; layout and fusion are its own business
 
 `default` is what `compile` runs; `no-fuse` is the same with one kernel an op; `none` is the least that compiles.
-`openvino-cpu` and `openvino-npu` are for OpenVINO's devices.
+`openvino-cpu` and `openvino-npu` are for OpenVINO's devices; the NPU computes in float16.
 """
 
 from __future__ import annotations
@@ -30,5 +30,5 @@ PIPELINES: dict[str, str] = {
     "no-fuse": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "layout", "tidy", "target")),
     "none": "unroll,fold-constants," + PHASES["target"],
     "openvino-cpu": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "openvino")),
-    "openvino-npu": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "openvino")),
+    "openvino-npu": ",".join((PHASES["simplify"], PHASES["normalise"], "precision", PHASES["openvino"])),
 }
