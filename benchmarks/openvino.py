@@ -5,8 +5,8 @@
     onnxrt   onnxruntime's CPU provider
 
 All three take a numpy array and give one. They run in one process and take turns in rounds, so that a busy machine
-slows all of them; the figures are medians over all rounds. `ratio` is ours / direct, the median of the rounds' ratios: our
-passes must not make OpenVINO slower. `error` is relative to onnxruntime's largest value.
+slows all of them; the figures are medians over all rounds. `ratio` is ours / direct, the median of the rounds' ratios:
+our passes must not make OpenVINO slower. `error` is relative to onnxruntime's largest value.
 """
 
 from __future__ import annotations

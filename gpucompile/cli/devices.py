@@ -1,4 +1,5 @@
-"""List the WebGPU adapters of this machine, best first. `*` marks the one that would be chosen."""
+"""List the WebGPU adapters of this machine, best first, and OpenVINO's devices. `*` marks the adapter that would be
+chosen."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import sys
 from gpucompile.cli._common import size, table
 
 NAME = "devices"
-HELP = "list the WebGPU adapters"
+HELP = "list the WebGPU adapters and OpenVINO's devices"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from gpucompile.errors import DeviceError
+    from gpucompile.runtime import openvino
     from gpucompile.runtime.adapters import list_adapters
 
     adapters = list_adapters(args.implementation)
+    others = openvino.list_devices()
     if args.json:
-        print(json.dumps([dataclasses.asdict(a) for a in adapters], indent=2))
+        print(json.dumps([*map(dataclasses.asdict, adapters), *map(dataclasses.asdict, others)], indent=2))
         return 0
-    if not adapters:
+    if not adapters and not others:
         hint = "; install a Vulkan driver (a software one: mesa-vulkan-drivers)" if sys.platform == "linux" else ""
         raise DeviceError(f"no WebGPU adapter found{hint}")
     chosen = next((i for i, a in enumerate(adapters) if a.usable), None)
@@ -38,7 +41,12 @@ def run(args: argparse.Namespace) -> int:
         notes = "" if a.usable else f"never chosen: {a.backend} fails late"
         buffer = size(a.limits.get("max-storage-buffer-binding-size", 0))
         rows.append(("*" if i == chosen else "", a.name, a.type, a.backend, a.driver, buffer, notes))
-    print(table(rows, ("", "name", "type", "backend", "driver", "largest binding", "")))
+    if adapters:
+        print(table(rows, ("", "name", "type", "backend", "driver", "largest binding", "")))
+    if others:
+        kinds = " or ".join(dict.fromkeys(d.kind for d in others))
+        print(*([""] if adapters else []), f"OpenVINO {openvino.version()} (--device {kinds})", sep="\n")
+        print(table([(d.kind, d.name, d.full_name) for d in others], indent="  "))
     if args.limits:
         for a in adapters:
             print(f"\n{a.name} ({a.backend}, {a.implementation})")

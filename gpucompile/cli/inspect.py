@@ -12,7 +12,7 @@ from gpucompile.cli._common import size, table
 
 if TYPE_CHECKING:
     from gpucompile.runtime.bundle import BundleData
-    from gpucompile.runtime.format import Plan, Port, Requires
+    from gpucompile.runtime.format import OpenvinoModel, Plan, Port, Requires
 
 NAME = "inspect"
 HELP = "show what a bundle contains and requires"
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         if args.graph:
             print(bundle.gir(), end="")
         elif args.shader is not None:
+            if not plans:
+                raise BundleError(f"{args.bundle} has no shaders; it is for {', '.join(bundle.openvino)}")
             shaders = plans[0].shaders
             if not 0 <= args.shader < len(shaders):
                 raise BundleError(f"variant {plans[0].name} has no shader {args.shader}; it has {len(shaders)}")
@@ -45,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps({"manifest": to_json(bundle.manifest), "variants": to_json(plans)}, indent=2))
         else:
             print(_summary(bundle))
+            for device in bundle.openvino:
+                print(_openvino_summary(bundle.openvino_model(device)))
             for plan in plans:
                 print(_plan_summary(plan))
                 if args.kernels:
@@ -68,6 +72,13 @@ def _summary(bundle: BundleData) -> str:
         f"licence  {m.licence.splitlines()[0]}" if m.licence else "",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _openvino_summary(model: OpenvinoModel) -> str:
+    lines = [f"openvino {model.device}", f"  made by   OpenVINO {model.version}"]
+    lines.append(f"  IR        xml {size(model.xml.size)}, weights {size(model.weights.size)}")
+    lines += [f"  compiled  for {b.device}, OpenVINO {b.version}: {size(b.data.size)}" for b in model.blobs]
+    return "\n".join(lines)
 
 
 def _ports(title: str, ports: tuple[Port, ...]) -> list[str]:

@@ -14,9 +14,10 @@ import re
 import statistics
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpucompile.cli._common import add_compile_options, is_bundle, positive, progress_bar, table
+from gpucompile.cli._openvino import add_options, compiled_for, options_of
 from gpucompile.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", type=Path, help="write outputs to NAME.npy files in this folder")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
     add_compile_options(parser, target="native")
+    add_options(parser)
 
 
 def _input(text: str) -> tuple[str, str]:
@@ -78,6 +80,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"{args.model} is compiled already: --dim, --pipeline, --precision and --target only apply to models"
         )
+    if args.device in ("npu", "cpu", "auto") or (bundled and not args.device and _without_shaders(args.model)):
+        return _run_on_kind(args, files, bundled)
+    if args.device == "gpu":
+        args.device = None
     with Device.open(prefer=args.device) as device:
         start = time.perf_counter()
         with progress_bar(args.quiet) as progress:
@@ -91,6 +97,47 @@ def run(args: argparse.Namespace) -> int:
                 print(f"compile  {compiled - start:.2f} s, {len(exe.plan.steps)} kernels")
             print(f"create   {created - compiled:.2f} s")
             outputs, seconds = _repeat(exe, _feeds(exe, files, args), args)
+    print(_outputs_table(outputs))
+    print(_latency(seconds))
+    if args.output is not None:
+        _save(outputs, args.output)
+    return 0
+
+
+def _without_shaders(path: str) -> bool:
+    """Whether a bundle is for OpenVINO's devices only."""
+    from gpucompile.runtime.bundle import read_bundle
+
+    with read_bundle(path) as bundle:
+        return not bundle.variants
+
+
+def _run_on_kind(args: argparse.Namespace, files: dict[str, np.ndarray], bundled: bool) -> int:
+    """On the NPU or the CPU, or on the fastest device."""
+    from gpucompile.cli._common import read_model, single_sizes
+    from gpucompile.compiler import compile
+    from gpucompile.runtime.bundle import read_bundle
+    from gpucompile.runtime.executable import load
+    from gpucompile.runtime.openvino import OpenvinoExecutable
+
+    start = time.perf_counter()
+    with progress_bar(args.quiet) as progress:
+        if bundled:
+            bundle: Any = read_bundle(args.model)
+        else:
+            model = read_model(args.model, single_sizes(args.dim))
+            devices = compiled_for(args.device)
+            bundle = compile(model, None, None, args.pipeline, args.plan, progress, args.precision, devices)
+        compiled = time.perf_counter()
+        exe = load(bundle, args.device, progress, options=options_of(args))
+    created = time.perf_counter()
+    with exe:
+        name = exe.openvino_device.full_name if isinstance(exe, OpenvinoExecutable) else exe.device.name
+        print(f"device   {name}")
+        if not bundled:
+            print(f"compile  {compiled - start:.2f} s")
+        print(f"create   {created - compiled:.2f} s")
+        outputs, seconds = _repeat(exe, _feeds(exe, files, args), args)
     print(_outputs_table(outputs))
     print(_latency(seconds))
     if args.output is not None:

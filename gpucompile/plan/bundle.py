@@ -196,6 +196,10 @@ class Bundle:
         inputs, outputs = self._ports()
         return replace(self._openvino[device].model, inputs=inputs, outputs=outputs)
 
+    def map_openvino(self, change: Callable[[OpenvinoFiles], OpenvinoFiles]) -> None:
+        """Replace each OpenVINO model by what `change` makes of it."""
+        self._openvino = {device: change(files) for device, files in self._openvino.items()}
+
     def openvino_file(self, file: Shard) -> memoryview:
         """The content of one of a model's files."""
         return next(memoryview(m.files[file.file]) for m in self._openvino.values() if file.file in m.files)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import io
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -170,7 +171,9 @@ def export(files: _Files, device: OpenvinoDevice, options: OpenvinoOptions | Non
         _read(model, files.files[model.xml.file], files.files[model.weights.file]), device, options or OpenvinoOptions()
     )
     try:
-        return bytes(compiled.export_model())
+        stream = io.BytesIO()
+        compiled.export_model(stream)
+        return stream.getvalue()
     except RuntimeError as e:
         raise DeviceError(f"OpenVINO's {device.name} cannot export a model: {_reason(e)}") from e
 

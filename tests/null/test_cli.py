@@ -23,7 +23,9 @@ from gpucompile.passmanager import Context, Pass, all_passes
 from gpucompile.runtime import adapters as adapters_module
 from gpucompile.runtime import device as device_module
 from gpucompile.runtime import executable as executable_module
+from gpucompile.runtime import openvino as openvino_module
 from gpucompile.runtime.adapters import AdapterInfo
+from gpucompile.runtime.openvino import OpenvinoDevice
 
 TEXT = """graph @m(%x: f32[4,4]) {
   %w = constant {value = splat<f32[4,4]>(0.5)}
@@ -285,6 +287,7 @@ def adapter(name: str, usable: bool) -> AdapterInfo:
 def test_devices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     found = [adapter("fast", True), adapter("slow", False)]
     monkeypatch.setattr(adapters_module, "list_adapters", lambda implementation: found)
+    monkeypatch.setattr(openvino_module, "list_devices", lambda: [])
     assert main.main(["devices", "--limits"]) == 0
     out = capsys.readouterr().out
     assert "*  fast" in out and "   slow" in out and "never chosen" in out and "features  shader-f16" in out
@@ -292,6 +295,9 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert [a["name"] for a in json.loads(capsys.readouterr().out)] == ["fast", "slow"]
     monkeypatch.setattr(adapters_module, "list_adapters", lambda implementation: [])
     assert "no WebGPU adapter found" in error_of(capsys, "devices")
+    monkeypatch.setattr(openvino_module, "list_devices", lambda: [OpenvinoDevice("npu", "NPU", "fast NPU")])
+    assert main.main(["devices"]) == 0
+    assert "NPU  fast NPU" in capsys.readouterr().out
 
 
 class FakeDevice:
