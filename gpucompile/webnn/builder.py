@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucompile.compiler import compile
 from gpucompile.errors import TypeInferenceError
 from gpucompile.ir.graph import Constant, Graph, Literal, Value
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType, TensorType
-from gpucompile.runtime.executable import load
 from gpucompile.webnn.objects import MLGraph, MLOperand, MLOperandDescriptor, MLTensor
 from gpucompile.webnn.operators import ALIASES, OPERATORS, SEQUENCES, UNRESTRICTED, complete, extra_options, op_class
 from gpucompile.webnn.validation import (
@@ -246,8 +244,7 @@ class MLGraphBuilder:
         _keep_needed(graph)
         inputs = {v.name: MLOperandDescriptor.of(v.type) for v in graph.inputs}
         described = {name: MLOperandDescriptor.of(v.type) for name, v in values.items()}
-        bundle = compile(graph, self._context._target, pipeline=self._context._pipeline)
-        executable = load(bundle, self._context._device)
+        executable = self._context._compile(graph)
         self._built = True
         built = MLGraph(self._context, executable, inputs, described)
         self._context._keep(built)

@@ -1,4 +1,8 @@
-"""ML and MLContext: tensors on the GPU, and graphs that run on them in the order of the queue."""
+"""ML and MLContext: tensors on the GPU, and graphs that run on them in the order of the queue.
+
+`host.py` has the context of OpenVINO's devices. What it does otherwise are the methods that touch the device:
+`_close_device`, `_require_device`, `import_gpu_buffer`, `_tensor`, `_upload`, `_read`, `_compile`, `_run`.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from gpucompile.errors import ClosedError, InputError, TypeInferenceError, UnsupportedError
+from gpucompile.compiler import compile
+from gpucompile.errors import ClosedError, InputError, TypeInferenceError
+from gpucompile.ir.graph import Graph
 from gpucompile.ir.op import NIBBLES
 from gpucompile.ir.types import TensorType
 from gpucompile.passmanager.pipeline import parse_pipeline
 from gpucompile.runtime.buffers import require_usable
 from gpucompile.runtime.device import Device, default_device
-from gpucompile.runtime.executable import Executable
+from gpucompile.runtime.executable import Executable, load
 from gpucompile.runtime.nibbles import pack_nibbles
+from gpucompile.runtime.openvino import OpenvinoOptions, find_device
 from gpucompile.target import Target
 from gpucompile.webnn import limits
 from gpucompile.webnn.builder import MLGraphBuilder
 from gpucompile.webnn.objects import MLGraph, MLOperandDescriptor, MLTensor
-from gpucompile.webnn.readback import Read, Readback
+from gpucompile.webnn.readback import Readback
 from gpucompile.webnn.validation import DATA_TYPES, array_of, tensor_type
 
 
@@ -40,30 +47,37 @@ class ML:
         gpu_device: Any = None,
         target: Target | None = None,
         pipeline: str = "default",
+        num_threads: int = 0,
+        cache_dir: str | None = None,
     ) -> MLContext:
-        """A context on a GPU (or a software one). The options are keyword arguments; a device may come first, as in
-        the specification.
+        """A context on a GPU (or a software one), or on an NPU or the CPU through OpenVINO. The options are keyword
+        arguments; a device may come first, as in the specification.
 
-        device_type       `gpu`; `cpu` and `npu` are not there yet
-        power_preference  `high-performance` takes discrete GPUs first, `low-power` integrated ones
+        device_type       `gpu`, `npu` or `cpu`
+        power_preference  `high-performance` takes discrete GPUs first, `low-power` integrated ones; a hint to OpenVINO
         accelerated       False: on a software adapter
         gpu_device        a `wgpu.GPUDevice` or `gpucompile.Device` to use; it stays its caller's
         target            what graphs' code may rely on, such as `Target.portable()`; by default all that the device has
         pipeline          the passes that `build` runs, as in `gpucompile.compile`
+        num_threads       of `cpu`; 0 leaves it to OpenVINO
+        cache_dir         where `npu` and `cpu` keep compiled graphs, if anywhere
 
-        Raises UnsupportedError for `cpu` and `npu`, DeviceError if there is no usable adapter, InputError for a target
-        that is more than the device."""
+        Raises UnsupportedError for `cpu` and `npu` without OpenVINO, DeviceError if there is no usable adapter or no
+        such device, InputError for a target that is more than the device."""
         if not isinstance(device_type, str):
             device_type, gpu_device = "gpu", device_type
         if device_type not in ("gpu", "cpu", "npu"):
             raise TypeInferenceError(f"create_context: device_type {device_type!r} is none of gpu, cpu, npu")
         if power_preference not in ("default", "high-performance", "low-power"):
             raise TypeInferenceError(f"create_context: unknown power_preference {power_preference!r}")
-        if device_type != "gpu":
-            raise UnsupportedError(
-                f"create_context: device_type {device_type!r} needs OpenVINO, which is not there yet"
-            )
         parse_pipeline(pipeline)  # wrong text fails here, not in every build
+        if device_type != "gpu":
+            from gpucompile.webnn.host import OpenvinoContext
+
+            if gpu_device is not None or target is not None:
+                raise InputError(f"create_context: gpu_device and target are for the GPU, not for {device_type}")
+            options = OpenvinoOptions(threads=num_threads or None, power=power_preference, cache_dir=cache_dir)
+            return OpenvinoContext(find_device(device_type), options, pipeline)
         if isinstance(gpu_device, Device):
             return MLContext(gpu_device, target, pipeline)
         if gpu_device is not None:
@@ -133,8 +147,12 @@ class MLContext:
         with self._lock:
             for each in list(self._alive):
                 each.destroy()
-            self._readback.clear()
         self._resolve("destroyed")
+        self._close_device()
+
+    def _close_device(self) -> None:
+        with self._lock:
+            self._readback.clear()
         if self._owned:
             self._device.close()
 
@@ -157,6 +175,10 @@ class MLContext:
     def _require_open(self) -> None:
         if self._destroyed:
             raise ClosedError("the context was destroyed")
+        self._require_device()
+
+    def _require_device(self) -> None:
+        """Raise DeviceLost or ClosedError unless the device can be used."""
         self._device.require_open()
 
     def _keep(self, each: MLTensor | MLGraph) -> None:
@@ -244,14 +266,18 @@ class MLContext:
         """`read_tensor`, awaitable. What is read is the tensor of the moment of this call, not of the `await`."""
         return self._start_read(tensor, out).wait_async()
 
-    def _start_read(self, tensor: MLTensor, out: Any) -> Read:
+    def _start_read(self, tensor: MLTensor, out: Any) -> Any:
         self._require_open()
         self._check(tensor, "read_tensor")
         if not tensor.readable:
             raise InputError(f"read_tensor: {tensor!r} is not readable")
         with self._lock:
             self._check(tensor, "read_tensor")
-            return self._readback.start(tensor, out)
+            return self._read(tensor, out)
+
+    def _read(self, tensor: MLTensor, out: Any) -> Any:
+        """A read of what was dispatched so far: something with `wait` and `wait_async`."""
+        return self._readback.start(tensor, out)
 
     def _check(self, tensor: object, where: str) -> None:
         if not isinstance(tensor, MLTensor):
@@ -270,9 +296,16 @@ class MLContext:
         executable = self._executable(graph, "dispatch")
         with self._lock:
             self._check_tensors(graph, inputs, outputs)
-            executable.dispatch(
-                {name: t.gpu_buffer for name, t in inputs.items()}, {name: t.gpu_buffer for name, t in outputs.items()}
-            )
+            given, taken = ({name: t._buffer for name, t in each.items()} for each in (inputs, outputs))
+            self._run(executable, given, taken)
+
+    def _compile(self, graph: Graph) -> Executable:
+        """A graph, ready to run."""
+        return load(compile(graph, self._target, pipeline=self._pipeline), self._device)
+
+    def _run(self, executable: Executable, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+        """Run on the buffers of tensors, by name."""
+        executable.dispatch(inputs, outputs)
 
     def _check_tensors(self, graph: MLGraph, inputs: Mapping[str, MLTensor], outputs: Mapping[str, MLTensor]) -> None:
         seen: dict[int, str] = {}
@@ -292,9 +325,9 @@ class MLContext:
                     raise TypeInferenceError(f"{where}: {tensor!r} is constant")
                 if (tensor.data_type, tensor.shape) != (descriptor.data_type, descriptor.shape):
                     raise TypeInferenceError(f"{where}: {tensor!r} given, {descriptor} wanted")
-                if id(tensor.gpu_buffer) in seen:
-                    raise TypeInferenceError(f"{where}: the tensor is {seen[id(tensor.gpu_buffer)]} as well")
-                seen[id(tensor.gpu_buffer)] = f"{kind} {name!r}"
+                if id(tensor._buffer) in seen:
+                    raise TypeInferenceError(f"{where}: the tensor is {seen[id(tensor._buffer)]} as well")
+                seen[id(tensor._buffer)] = f"{kind} {name!r}"
 
     def compute(
         self, graph: MLGraph, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None

@@ -6,7 +6,7 @@ each operand in each data type that it may have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
@@ -28,22 +28,29 @@ class Limits:
     lowest: int = 0
     highest: int = MAX_RANK
 
-    def structure(self, supported: frozenset[DataType]) -> dict[str, Any]:
-        """MLTensorLimits, of the data types that are supported."""
+    def structure(self, supported: frozenset[DataType], highest: int = MAX_RANK) -> dict[str, Any]:
+        """MLTensorLimits, of the data types that are supported, and up to a rank."""
         names = [d.value for d in DATA_TYPES if d in self.data_types & supported]
-        return {"data_types": names, "rank_range": {"min": self.lowest, "max": self.highest}}
+        return {"data_types": names, "rank_range": {"min": self.lowest, "max": min(self.highest, highest)}}
 
 
-def op_support_limits(supported: frozenset[DataType], max_bytes: int) -> dict[str, Any]:
-    """MLOpSupportLimits with names in snake_case, for the data types that kernels take here."""
-    everything = Limits().structure(supported)
+def op_support_limits(
+    supported: frozenset[DataType],
+    max_bytes: int,
+    highest: int = MAX_RANK,
+    refused: Mapping[type[Op], frozenset[DataType]] | None = None,
+) -> dict[str, Any]:
+    """MLOpSupportLimits with names in snake_case, for the data types that kernels take here, up to rank `highest`;
+    `refused` are data types that single ops do not take."""
+    everything = Limits().structure(supported, highest)
     result: dict[str, Any] = {
         "preferred_input_layout": "nchw",
         "max_tensor_byte_length": max_bytes,
         **{name: everything for name in ("input", "constant", "output")},
     }
     for name in (*OPERATORS, "split"):
-        result[name] = {key: each.structure(supported) for key, each in operator_limits(name).items()}
+        taken = supported if name == "split" else supported - (refused or {}).get(op_class(name), frozenset())
+        result[name] = {key: each.structure(taken, highest) for key, each in operator_limits(name).items()}
     return result
 
 

@@ -98,9 +98,12 @@ class MLTensor:
 
     @property
     def gpu_buffer(self) -> Any:
-        """The `wgpu.GPUBuffer`, for use by other shaders of the device; InputError if the tensor was destroyed."""
+        """The `wgpu.GPUBuffer`, for use by other shaders of the device; InputError if the tensor was destroyed, or is
+        in the host's memory."""
         if self._buffer is None:
             raise InputError(f"{self!r} was destroyed")
+        if not hasattr(self._buffer, "usage"):
+            raise InputError(f"{self!r} is in the host's memory, it has no GPU buffer")
         return self._buffer
 
     def destroy(self) -> None:

@@ -33,7 +33,7 @@ class Readback:
 
     def start(self, tensor: MLTensor, out: Any) -> Read:
         """Submit the copy of a tensor; `Read` then waits for it. `out` is an array or buffer to fill, or None."""
-        target = None if out is None else _bytes_of(out, tensor)
+        target = None if out is None else bytes_of(out, tensor)
         size = (tensor._type.nbytes + 3) // 4 * 4
         handle = self._device.handle
         with self._device.guard(f"reading {tensor!r}"):
@@ -145,7 +145,7 @@ class Read:
             raise InputError(f"read_tensor: {self._tensor!r} while it was read")
 
 
-def _bytes_of(out: Any, tensor: MLTensor) -> np.ndarray:
+def bytes_of(out: Any, tensor: MLTensor) -> np.ndarray:
     """A writable view of the bytes of `out`."""
     type = tensor._type
     try:
