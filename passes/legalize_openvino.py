@@ -37,7 +37,22 @@ from gpucompile.ops import reduction
 from gpucompile.ops.activation import Clamp, Relu
 from gpucompile.ops.bitwise import BitwiseAnd
 from gpucompile.ops.categories import Reduction
-from gpucompile.ops.elementwise import Abs, Add, Div, Max, Min, Mul, Neg, Pow, Prelu, Reciprocal, Sign, Sqrt, Sub
+from gpucompile.ops.elementwise import (
+    Abs,
+    Add,
+    Div,
+    Identity,
+    Max,
+    Min,
+    Mul,
+    Neg,
+    Pow,
+    Prelu,
+    Reciprocal,
+    Sign,
+    Sqrt,
+    Sub,
+)
 from gpucompile.ops.gather import Gather, GatherElements, Indexed, ScatterElements
 from gpucompile.ops.logical import (
     Cast,
@@ -53,10 +68,10 @@ from gpucompile.ops.logical import (
     Where,
 )
 from gpucompile.ops.movement import Concat, Pad, Reshape, Slice, Transpose
-from gpucompile.ops.normalize import BatchNormalization, LocalResponseNormalization
+from gpucompile.ops.normalize import BatchNormalization, LayerNormalization, LocalResponseNormalization
 from gpucompile.ops.scan import ArgMinMax
 from gpucompile.passes._rewrite import Rules, rewrite
-from gpucompile.passes.legalize import log_sum_exp, reduction_of_nothing
+from gpucompile.passes.legalize import log_sum_exp, normalization, reduction_of_nothing
 from gpucompile.passmanager.base import Context, Pass
 
 F32, I32, U32, I64, U64 = map(DataType.parse, ("f32", "i32", "u32", "i64", "u64"))
@@ -109,13 +124,6 @@ def unsigned_order(graph: Graph, node: Node, ctx: Context) -> Value | None:
     def moved(v: Value) -> Value:
         return at(Add(), at(Cast(I32), v), half)
 
-    if isinstance(node.op, Clamp):
-        (out,) = node.operand_values
-        if node.op.min_value > 0:
-            out = at(Max(), out, at.number(min(math.ceil(node.op.min_value), 2**32 - 1), U32))
-        if node.op.max_value < 2**32 - 1:
-            out = at(Min(), out, at.number(max(math.floor(node.op.max_value), 0), U32))
-        return out
     out = at(node.op, *map(moved, node.operand_values))
     return at(Cast(U32), at(Add(), out, half)) if node.output.type.dtype is U32 else out
 
@@ -155,6 +163,33 @@ def comparison(graph: Graph, node: Node, ctx: Context) -> Value | None:
     if isinstance(node.op, GreaterOrEqual):
         return at(Equal(), at(Sub(), at(Max(), a, b), a), zero)
     return at(node.op, at(Sub(), a, b), zero)
+
+
+def integer_clamp(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """clamp of 32-bit integers by max and min."""
+    op, (out,) = node.op, node.operand_values
+    dtype, at = out.type.dtype, _Before(graph, node)
+    assert isinstance(op, Clamp)
+    if dtype not in WIDE:
+        return None
+    low, high = limits(dtype)
+    bounds = (Max(), op.min_value > low, op.min_value), (Min(), op.max_value < high, op.max_value)
+    for bound, matters, value in bounds:
+        if matters:
+            out = at(bound, out, at.number(int(min(max(value, low), high)), dtype))
+    return out if out is not node.operand_values[0] else at(Identity(), out)
+
+
+def large_bound(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """A maximum and a minimum with constants become a clamp in float32; where a bound is no float32 number, the second
+    is a choice instead."""
+    x, bound = node.operand_values
+    other = Max if isinstance(node.op, Min) else Min
+    if x.type.dtype not in (I32, I64, U64) or bound.constant is None or _small(bound) or not isinstance(x.op, other):
+        return None
+    at = _Before(graph, node)
+    beyond = at(Greater() if other is Max else Lesser(), x, bound)
+    return at(Where(), beyond, bound, x)
 
 
 def integer_relu(graph: Graph, node: Node, ctx: Context) -> Value | None:
@@ -296,6 +331,11 @@ def batch_norm(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return out if dtype is F32 else at(Cast(dtype), out)
 
 
+def normalization_of_nothing(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """OpenVINO takes no axes for all."""
+    return None if node.op.attributes()["axes"] != () else normalization(graph, node, ctx)
+
+
 def local_response(graph: Graph, node: Node, ctx: Context) -> Value | None:
     """OpenVINO has odd sizes over the axis 1 of two to four."""
     op, (x,) = node.op, node.operand_values
@@ -318,7 +358,9 @@ def local_response(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 RULES: Rules = {
     **dict.fromkeys((Abs, Add, Sub, Mul, Div, Neg, Prelu), (eight_bits,)),
-    **dict.fromkeys((Max, Min, Clamp, ArgMinMax), (unsigned_order,)),
+    **dict.fromkeys((Max, Min), (unsigned_order, large_bound)),
+    ArgMinMax: (unsigned_order,),
+    Clamp: (integer_clamp,),
     Div: (eight_bits, division),
     Relu: (integer_relu,),
     Prelu: (eight_bits, integer_relu),
@@ -328,5 +370,6 @@ RULES: Rules = {
     Reduction: (reduction_of_nothing, integer_reduction),
     reduction.ReduceLogSumExp: (reduction_of_nothing, log_sum_exp),
     BatchNormalization: (batch_norm,),
+    LayerNormalization: (normalization_of_nothing,),
     LocalResponseNormalization: (local_response,),
 }

@@ -31,7 +31,7 @@ from gpucompile.target import Target
 from gpucompile.webnn import limits
 from gpucompile.webnn.builder import MLGraphBuilder
 from gpucompile.webnn.objects import MLGraph, MLOperandDescriptor, MLTensor
-from gpucompile.webnn.readback import Readback
+from gpucompile.webnn.readback import Readback, Reading
 from gpucompile.webnn.validation import DATA_TYPES, array_of, tensor_type
 
 
@@ -266,7 +266,7 @@ class MLContext:
         """`read_tensor`, awaitable. What is read is the tensor of the moment of this call, not of the `await`."""
         return self._start_read(tensor, out).wait_async()
 
-    def _start_read(self, tensor: MLTensor, out: Any) -> Any:
+    def _start_read(self, tensor: MLTensor, out: Any) -> Reading:
         self._require_open()
         self._check(tensor, "read_tensor")
         if not tensor.readable:
@@ -275,7 +275,7 @@ class MLContext:
             self._check(tensor, "read_tensor")
             return self._read(tensor, out)
 
-    def _read(self, tensor: MLTensor, out: Any) -> Any:
+    def _read(self, tensor: MLTensor, out: Any) -> Reading:
         """A read of what was dispatched so far: something with `wait` and `wait_async`."""
         return self._readback.start(tensor, out)
 

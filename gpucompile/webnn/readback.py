@@ -7,7 +7,7 @@ of them wait for the next read.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 _SMALLEST = 256
 KEPT_BYTES = 64 << 20
+
+
+class Reading(Protocol):
+    """A read that was started: `wait` or await `wait_async`, once."""
+
+    def wait(self) -> Any:
+        """A new array, or the caller's `out`."""
+
+    async def wait_async(self) -> Any:
+        """`wait`, without blocking the event loop."""
 
 
 class Readback:

@@ -8,10 +8,11 @@ from typing import Any
 from tests.wpt import gaps, suite
 
 
-def check_file(kind: str, file: str, context: Any, run: Callable[[Any, Any], None]) -> None:
-    """Run all tests of a file. Fails for a test that fails and is in no gap, and for one in a gap that passes."""
+def check_file(kind: str, file: str, context: Any, run: Callable[[Any, Any], None], where: str = "") -> None:
+    """Run all tests of a file. Fails for a test that fails and is in no gap, and for one in a gap that passes. `where`
+    chooses the gaps, if they are not those of the kind."""
     adapter = suite.Adapter(context)
-    known = {name: reason for reason, files in gaps.GAPS[kind].items() for name in files.get(file, ())}
+    known = {name: reason for reason, files in gaps.GAPS[where or kind].items() for name in files.get(file, ())}
     wrong, used = [], set()
     for test in suite.load(kind, file):
         name = test["name"]
