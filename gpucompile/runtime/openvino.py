@@ -16,7 +16,7 @@ import functools
 import importlib
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -276,6 +276,20 @@ class OpenvinoExecutable(Executable):
     async def run_async(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Like `run`, in a thread."""
         return await asyncio.to_thread(self.run, inputs)
+
+    def run_bound(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
+    ) -> dict[str, Array]:
+        """`run`, giving the outputs in `read` only; UnsupportedError if `outputs` has GPU buffers."""
+        if outputs or any(hasattr(v, "usage") for v in inputs.values()):
+            raise UnsupportedError("a model on OpenVINO takes and gives numpy arrays, no GPU buffers")
+        return {name: array for name, array in self.run(inputs).items() if read is None or name in read}
+
+    async def run_bound_async(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
+    ) -> dict[str, Array]:
+        """`run_bound`, in a thread."""
+        return await asyncio.to_thread(self.run_bound, inputs, outputs, read)
 
     def dispatch(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Not possible: raises UnsupportedError, as GPU buffers are not OpenVINO's."""

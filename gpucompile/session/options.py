@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpucompile.errors import InputError, UnsupportedError
+from gpucompile.errors import InputError
 from gpucompile.session.tensor import CPU, GPU_BUFFER, LOCATION_ALIASES, ML_TENSOR
 
 #: ONNX Runtime's graph optimisation levels (its enum's names and numbers) -> our pipelines.
@@ -25,7 +25,7 @@ PROVIDERS = {
 }  # fmt: skip
 
 _PROVIDER_OPTIONS = {
-    "device_type", "power_preference", "num_threads", "context", "device", "preferred_layout", "device_id",
+    "device_type", "power_preference", "num_threads", "context", "device", "preferred_layout", "device_id", "cache_dir",
 }  # fmt: skip
 
 
@@ -134,19 +134,11 @@ def providers_of(providers: Any, provider_options: Any) -> list[Provider]:
 
 def device_type_of(provider: Provider) -> str:
     """gpu, cpu or npu. WebNN's default in ONNX Runtime is cpu; here it is the GPU, which every session has."""
-    if provider.name in ("cpu", "openvino"):
-        return str(provider.options.get("device_type", "cpu")).lower()
-    kind = str(provider.options.get("device_type", "gpu")).lower()
+    default = "cpu" if provider.name in ("cpu", "openvino") else "gpu"
+    kind = str(provider.options.get("device_type", default)).lower()
     if kind not in ("cpu", "gpu", "npu"):
         raise InputError(f"InferenceSession: deviceType {kind!r} is none of cpu, gpu, npu")
     return kind
-
-
-def require_gpu(provider: Provider) -> None:
-    """Raise UnsupportedError for what only another device could run."""
-    kind = device_type_of(provider)
-    if kind != "gpu":
-        raise UnsupportedError(f"InferenceSession: provider {provider.name} on {kind} needs OpenVINO, not there yet")
 
 
 def locations_of(preferred: str | Mapping[str, str] | None, outputs: Sequence[str]) -> dict[str, str]:

@@ -19,12 +19,14 @@ from gpucompile.runtime.bundle import BundleLike, read_bundle
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable, load, select_plan
 from gpucompile.runtime.format import Plan, Port
+from gpucompile.runtime.openvino import OpenvinoExecutable, model_for
 from gpucompile.session.model import Header, ModelMetadata, NodeArg, header_of_ports, read_header
-from gpucompile.session.options import Provider, SessionOptions, locations_of, providers_of, require_gpu
+from gpucompile.session.options import Provider, SessionOptions, device_type_of, locations_of, providers_of
 from gpucompile.session.pool import Pool
 from gpucompile.session.profile import Trace
 from gpucompile.session.tensor import CPU, Tensor, context_of
-from gpucompile.webnn.context import MLContext
+from gpucompile.webnn.context import ML, MLContext
+from gpucompile.webnn.host import OpenvinoContext
 
 if TYPE_CHECKING:
     import onnx
@@ -51,8 +53,8 @@ class InferenceSession:
 
     path_or_bytes     an ONNX file, its bytes, an onnx.ModelProto, a bundle (`.gpub` or folder), or a Bundle
     sess_options      `gpucompile.SessionOptions`, a dict, or an `onnxruntime.SessionOptions`
-    providers         `["webgpu"]`, `["webnn"]`, `[{"name": "webnn", "deviceType": "gpu", "context": context}]`, or ONNX
-                      Runtime's names; the first is used. Sessions that exchange tensors share a context, or a
+    providers         `["webgpu"]`, `["webnn"]`, `["cpu"]` (through OpenVINO), or ONNX Runtime's names, with options as in
+                      `[{"name": "webnn", "deviceType": "gpu", "context": context}]` (gpu, npu or cpu); the first is used. Sessions that exchange tensors share a context, or a
                       `device` (a `wgpu.GPUDevice` or `gpucompile.Device`); without either all share one device.
     provider_options  a list of dicts, as ONNX Runtime has it
     options           session options by name, in snake_case or camelCase
@@ -74,8 +76,7 @@ class InferenceSession:
     ) -> None:
         self._options = SessionOptions.of(sess_options, options)
         self._providers = providers_of(providers, provider_options)
-        require_gpu(self._providers[0])
-        self._context = _context(self._providers[0])
+        self._context = _context(self._providers[0], self._options)
         self._lock = threading.RLock()
         self._pool = Pool(self._context)
         self._trace = Trace(self._options.profile_file_prefix) if self._options.enable_profiling else None
@@ -87,15 +88,16 @@ class InferenceSession:
         overrides = dict(self._options.free_dimension_overrides)
         if _is_bundle(path_or_bytes):
             bundle = read_bundle(path_or_bytes) if isinstance(path_or_bytes, (str, Path)) else path_or_bytes
-            plan = select_plan(bundle, self._context.device)  # type: ignore[arg-type]
-            self._header = header_of_ports(plan.inputs, plan.outputs)
-            self._programs[()] = self._load(bundle, plan)
+            program = self._programs[()] = self._load(bundle)
+            self._header = header_of_ports(program.executable.inputs, program.executable.outputs)
         else:
             self._source, self._header = path_or_bytes, read_header(path_or_bytes)  # type: ignore[arg-type]
             self._free = self._header.free_dimensions(overrides)
             if not self._free:
                 self._program({})
         self._locations = locations_of(self._options.preferred_output_location, [o.name for o in self._header.outputs])
+        if isinstance(self._context, OpenvinoContext) and set(self._locations.values()) - {CPU}:
+            raise UnsupportedError("preferred_output_location: outputs of npu and cpu are numpy arrays, location cpu")
 
     # ------------------------------------------------------------------ what it is
 
@@ -259,6 +261,8 @@ class InferenceSession:
         return out
 
     def _compile(self, dims: dict[str, int]) -> _Program:
+        if isinstance(self._context, OpenvinoContext):
+            return self._load(compile(self._source, None, dims, devices=(self._context.device.kind,)))
         device = self._context.device
         target = self._context._target
         budget = self._options.memory_budget
@@ -268,11 +272,16 @@ class InferenceSession:
             plan = select_plan(bundle, device)
             if budget is None or needed_bytes(plan)["total"] <= budget:
                 break
-        return self._load(bundle, plan)
+        return self._load(bundle)
 
-    def _load(self, bundle: Any, plan: Plan) -> _Program:
+    def _load(self, bundle: Any) -> _Program:
         budget = self._options.memory_budget
-        need = needed_bytes(plan)
+        on = self._context
+        if isinstance(on, OpenvinoContext):
+            weights = model_for(bundle, on.device).weights.size
+            need = {"weights": weights, "total": weights}
+        else:
+            need = needed_bytes(select_plan(bundle, on.device))
         others = sum(sum(p.executable.memory().values()) for p in self._programs.values())
         if budget is not None and need["total"] + others > budget:
             parts = ", ".join(f"{kind} {size:,}" for kind, size in need.items() if kind != "total")
@@ -280,7 +289,10 @@ class InferenceSession:
             raise UnsupportedError(
                 f"memory_budget is {budget:,} bytes, the model needs {need['total']:,} ({parts}){held}"
             )
-        executable = load(bundle, self._context.device)
+        if isinstance(on, OpenvinoContext):
+            executable: Executable = OpenvinoExecutable(bundle, on.device, on._options)
+        else:
+            executable = load(bundle, on.device)
         return _Program(executable, {p.name: p for p in executable.inputs}, {p.name: p for p in executable.outputs})
 
     # ------------------------------------------------------------------ memory and life
@@ -449,8 +461,16 @@ def _is_bundle(source: Any) -> bool:
     return hasattr(source, "variants") and hasattr(source, "shard")
 
 
-def _context(provider: Provider) -> MLContext:
+def _context(provider: Provider, settings: SessionOptions) -> MLContext:
     context, device = provider.options.get("context"), provider.options.get("device")
+    kind = device_type_of(provider)
+    if context is None and kind != "gpu":
+        return ML().create_context(
+            kind,
+            power_preference=str(provider.options.get("power_preference") or "default"),
+            num_threads=int(provider.options.get("num_threads") or settings.intra_op_num_threads),
+            cache_dir=provider.options.get("cache_dir"),
+        )
     if context is not None:
         if not isinstance(context, MLContext):
             raise InputError(f"InferenceSession: context is an MLContext, not {type(context).__name__}")
