@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
-from gpucompile.errors import InputError
+from gpucompile.errors import GpucompileWarning, InputError
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.text import print_graph
 from gpucompile.passmanager.base import Context
@@ -21,17 +23,49 @@ from gpucompile.target import Target
 if TYPE_CHECKING:
     import onnx
 
+    from gpucompile.frontends.onnx.partition import Partition
+    from gpucompile.plan.partitioned import PartitionedBundle
+
 Progress = Callable[[str, int, int], None]
+Model: TypeAlias = "str | Path | bytes | onnx.ModelProto | Graph"
+
+FALLBACKS = ("error", "warn", "allow")
 
 
+@overload
 def compile(
-    model: str | Path | bytes | onnx.ModelProto | Graph,
+    model: Model,
     target: Target | None = None,
     dims: Mapping[str, int] | None = None,
     pipeline: str = "default",
     plan: str = "balanced",
     progress: Progress | None = None,
-) -> Bundle:
+    fallback: Literal["error"] = "error",
+) -> Bundle: ...
+
+
+@overload
+def compile(
+    model: Model,
+    target: Target | None = None,
+    dims: Mapping[str, int] | None = None,
+    pipeline: str = "default",
+    plan: str = "balanced",
+    progress: Progress | None = None,
+    *,
+    fallback: str,
+) -> Bundle | PartitionedBundle: ...
+
+
+def compile(
+    model: Model,
+    target: Target | None = None,
+    dims: Mapping[str, int] | None = None,
+    pipeline: str = "default",
+    plan: str = "balanced",
+    progress: Progress | None = None,
+    fallback: str = "error",
+) -> Bundle | PartitionedBundle:
     """Compile a model to a shader bundle.
 
     model     an ONNX file, its bytes, an onnx.ModelProto, or a Graph (which is not changed)
@@ -40,6 +74,9 @@ def compile(
     pipeline  the passes to run: a named pipeline or pipeline text, see `gpucompile opt --help`
     plan      memory | balanced | overlap: how scratch memory is weighed against parallel branches
     progress  called with (phase, done, total)
+    fallback  what becomes of ONNX nodes that the device does not take. `error` refuses the model; `warn` and `allow`
+              leave them to the CPU (onnxruntime where it is installed, else onnx's ReferenceEvaluator), `warn` with a
+              GpucompileWarning that names them. The result is then a PartitionedBundle, whose `fallback` lists them
 
     Raises ModelError, UnsupportedError or InputError for models and dims that cannot be compiled; nothing is written.
     """
@@ -48,14 +85,66 @@ def compile(
         raise InputError(f"target must be a gpucompile.Target, such as Target.portable(), not {target!r}")
     if dims is not None and not isinstance(dims, Mapping):
         raise InputError(f"dims must map names to sizes, as in {{'batch': 1}}, not {dims!r}")
+    if fallback not in FALLBACKS:
+        raise InputError(f"fallback is {fallback!r}, it must be one of {', '.join(FALLBACKS)}")
     clock = _Clock()
-    graph = model.clone() if isinstance(model, Graph) else _import(model, dims)
+    found = model.clone() if isinstance(model, Graph) else _import(model, dims, target, fallback)
     clock.lap("import")
+    options = _Options(target, pipeline, plan, progress)
+    if isinstance(found, Graph):
+        return _compile_graph(found, options, clock, _source_hash(model), dims)
+    bundle = compile_partition(found, target, pipeline, plan, progress, _source_hash(model), dims)
+    if fallback == "warn":
+        nodes = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in bundle.fallback)
+        warnings.warn(f"{len(bundle.fallback)} nodes run on the CPU: {nodes}", GpucompileWarning, stacklevel=2)
+    return bundle
+
+
+def compile_partition(
+    partition: Partition,
+    target: Target,
+    pipeline: str = "default",
+    plan: str = "balanced",
+    progress: Progress | None = None,
+    source_sha256: str = "",
+    dims: Mapping[str, int] | None = None,
+) -> PartitionedBundle:
+    """Compile the device parts of a partition, and put all parts together; options as in `compile`."""
+    from gpucompile.plan.partitioned import assemble
+
+    options = _Options(target, pipeline, plan, progress)
+    return assemble(partition, lambda graph: _compile_graph(graph, options, _Clock()), source_sha256, dims)
+
+
+def _import(
+    model: str | Path | bytes | onnx.ModelProto, dims: Mapping[str, int] | None, target: Target, fallback: str
+) -> Graph | Partition:
+    from gpucompile.frontends.onnx import importer  # 0.1 s, which a graph need not wait for
+
+    if fallback == "error":
+        return importer.import_model(model, dims)
+    from gpucompile.plan.backends import DeviceAndHosts
+
+    return importer.import_partitioned(model, DeviceAndHosts(target), dims)
+
+
+@dataclass(frozen=True)
+class _Options:
+    target: Target
+    pipeline: str
+    plan: str
+    progress: Progress | None
+
+
+def _compile_graph(
+    graph: Graph, options: _Options, clock: _Clock, source_sha256: str = "", dims: Mapping[str, int] | None = None
+) -> Bundle:
+    """The rest of the way of a graph, which is changed."""
+    target = options.target
     before = sum(graph.statistics().values())
-    ctx = Context(target)
-    PassManager(pipeline).run(graph, ctx, progress)
+    PassManager(options.pipeline).run(graph, Context(target), options.progress)
     clock.lap("passes")
-    planned = make_plan(graph, target, mode=plan, progress=progress)
+    planned = make_plan(graph, target, mode=options.plan, progress=options.progress)
     clock.seconds.update(planned.seconds)
     clock.restart()
     verify(planned.plan)
@@ -69,21 +158,16 @@ def compile(
         weight_bytes=planned.plan.bytes_of("weight"),
         phases=clock.seconds,
     )
+    gir = print_graph(graph, literals="ref")
     return Bundle(
         [planned.plan],
         planned.shaders,
         planned.shards,
-        gir=print_graph(graph, literals="ref"),
-        source_sha256=_source_hash(model),
+        gir=gir,
+        source_sha256=source_sha256,
         dims=dims,
         report=report,
     )
-
-
-def _import(model: str | Path | bytes | onnx.ModelProto, dims: Mapping[str, int] | None) -> Graph:
-    from gpucompile.frontends.onnx.importer import import_model  # 0.1 s, which a graph need not wait for
-
-    return import_model(model, dims)
 
 
 class _Clock:

@@ -51,5 +51,13 @@ class DeviceLost(DeviceError):
     """The device was lost or destroyed; open a new one."""
 
 
+class FallbackError(GpucompileError, RuntimeError):
+    """A part of a model that is left to the CPU failed there, or gave a value of another type than it promised."""
+
+
+class GpucompileWarning(UserWarning):
+    """What works, but not as one might expect: nodes of a model that run on the CPU."""
+
+
 class ClosedError(GpucompileError, RuntimeError):
     """An executable, tensor or device was used after `close()` or `dispose()`."""

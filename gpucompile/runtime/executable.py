@@ -12,17 +12,20 @@ import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from gpucompile.errors import BundleError, ClosedError, InputError
-from gpucompile.runtime.bundle import BundleLike, read_bundle
+from gpucompile.runtime.bundle import BundleLike
 from gpucompile.runtime.device import Device, default_device
-from gpucompile.runtime.format import BufferKind, Plan, Port
+from gpucompile.runtime.format import BufferKind, HostNode, Plan, Port
 from gpucompile.runtime.nibbles import pack_nibbles, unpack_nibbles
 from gpucompile.runtime.player import Player, Progress
+
+if TYPE_CHECKING:
+    from gpucompile.runtime.parts import PartitionedLike
 
 Array: TypeAlias = "npt.NDArray[Any]"
 
@@ -84,6 +87,11 @@ class Executable:
     def outputs(self) -> tuple[Port, ...]:
         """Name, WebNN data type and shape of every output, in order."""
         return self.plan.outputs
+
+    @property
+    def fallback(self) -> tuple[HostNode, ...]:
+        """The nodes that the device does not run, each with the reason; empty where it runs everything."""
+        return ()
 
     # ------------------------------------------------------------------ running
 
@@ -236,20 +244,21 @@ class Executable:
 
     def _check(self, inputs: Mapping[str, Any], but: Collection[str] = ()) -> list[Array | None]:
         """The arrays in the order of the ports, None for the ports in `but`."""
+        self._check_names(inputs)
+        return [None if p.name in but else self._pack(p, inputs[p.name]) for p in self.inputs]
+
+    def _check_names(self, inputs: Mapping[str, Any]) -> None:
         if not isinstance(inputs, Mapping):
             raise InputError(f"inputs must be a dict by name, not {type(inputs).__name__}; {self._expected()}")
         for name in inputs:
             if not any(p.name == name for p in self.inputs):
                 raise InputError(f"there is no input {name!r}; {self._expected()}")
-        arrays: list[Array | None] = []
         for port in self.inputs:
             if port.name not in inputs:
                 raise InputError(f"input {port.name!r} is missing; {self._expected()}")
-            arrays.append(None if port.name in but else self._pack(port, inputs[port.name]))
-        return arrays
 
-    def _pack(self, port: Port, value: Any) -> Array:
-        """The bytes of an input as the device wants them: contiguous, whole 32-bit words."""
+    def _checked(self, port: Port, value: Any) -> Array:
+        """An input of exactly the type of its port."""
         dtype = NUMPY_DTYPES[port.dtype]
         if type(value) in (int, float) and port.shape == ():
             try:
@@ -263,7 +272,11 @@ class Executable:
             raise InputError(f"input {port.name!r}: a numpy array is wanted, not {found}; {self._expected()}")
         if value.dtype != dtype or value.shape != port.shape:
             raise InputError(f"input {port.name!r} is {value.dtype}{list(value.shape)}; {self._expected()}")
-        array = np.ascontiguousarray(value)
+        return np.asarray(value)
+
+    def _pack(self, port: Port, value: Any) -> Array:
+        """The bytes of an input as the device wants them: contiguous, whole 32-bit words."""
+        array = np.ascontiguousarray(self._checked(port, value))
         if port.dtype in ("int4", "uint4"):
             _check_nibbles(array, port)
             array = pack_nibbles(array)
@@ -291,7 +304,7 @@ def _check_nibbles(array: Array, port: Port) -> None:
 
 
 def load(
-    source: str | Path | BundleLike,
+    source: str | Path | BundleLike | PartitionedLike,
     device: Device | None = None,
     progress: Progress | None = None,
     submits: int = 1,
@@ -300,10 +313,16 @@ def load(
 
     Without a device, one shared by the whole process is opened, and let go when its last executable is. A run is one
     submission; with `submits` above 1 it is cut into up to that many, so that the device starts before the host has
-    recorded everything (12 to 23 % less latency with 4 on an H200, see benchmarks/README.md).
+    recorded everything (12 to 23 % less latency with 4 on an H200, see benchmarks/README.md). A bundle with parts for
+    the CPU needs onnxruntime or onnx; `Executable.fallback` lists what they run.
     Raises BundleError for a damaged or unsuitable bundle, DeviceError if there is no usable adapter.
     """
+    from gpucompile.runtime.partitioned import PartitionedExecutable
+    from gpucompile.runtime.parts import open_bundle
+
     if isinstance(source, (str, Path)):
-        with read_bundle(source) as bundle:
-            return Executable(bundle, device or default_device(), progress, submits)
+        with open_bundle(source) as bundle:
+            return load(bundle, device, progress, submits)
+    if hasattr(source, "host_part"):
+        return PartitionedExecutable(cast("PartitionedLike", source), device or default_device(), progress, submits)
     return Executable(source, device or default_device(), progress, submits)

@@ -25,7 +25,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 import gpucompile.ops  # noqa: F401  (registers the ops)
 from gpucompile.errors import InputError, ModelError, UnsupportedError
 from gpucompile.frontends import onnx as _family
-from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Builder, Operand, located
+from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Builder, Opaque, Operand, located
+from gpucompile.frontends.onnx.fallback import Backends, HostModels, Keeper, Thing, things
+from gpucompile.frontends.onnx.partition import Partition, partition
 from gpucompile.frontends.onnx.scope import Scope
 from gpucompile.frontends.onnx.tensors import data_type
 from gpucompile.ir.graph import Graph, Value
@@ -48,10 +50,12 @@ Result: TypeAlias = str | np.ndarray | list["Result"] | None
 
 @dataclass(frozen=True)
 class Imported:
-    """A graph that computes what depends on inputs, and what each output of the model is."""
+    """A graph that computes what depends on inputs, and what each output of the model is. Where hosts are needed,
+    `partition` takes the place of the graph."""
 
     graph: Graph
     results: dict[str, Result]
+    partition: Partition | None = None
 
 
 def import_model(
@@ -77,12 +81,25 @@ def import_model(
         raise located(e, label) from e
 
 
-def import_parts(model: onnx.ModelProto, inputs: Mapping[str, InputSpec]) -> Imported:
+def import_parts(model: onnx.ModelProto, inputs: Mapping[str, InputSpec], backends: Backends | None = None) -> Imported:
     """Like `import_model`, but outputs known at import stay out of the graph, which may lack outputs altogether, and
-    may be empty tensors, sequences, or optionals."""
+    may be empty tensors, sequences, or optionals. With `backends`, nodes may be left to hosts."""
     model, label = _read(model)
     try:
-        return _Import(model, None, {}, dict(inputs)).parts()
+        return _Import(model, None, {}, dict(inputs), backends).parts()
+    except (ModelError, UnsupportedError) as e:
+        raise located(e, label) from e
+
+
+def import_partitioned(
+    source: str | Path | bytes | onnx.ModelProto, backends: Backends, dims: Mapping[str, int] | None = None
+) -> Graph | Partition:
+    """Like `import_model`, but nodes that the device does not take are left to the hosts of `backends`. A Graph where
+    it takes them all. Raises UnsupportedError listing the nodes that nobody takes, with reasons."""
+    model, label = _read(source)
+    folder = Path(source).parent if isinstance(source, (str, Path)) else None
+    try:
+        return _Import(model, folder, dict(dims or {}), {}, backends).partitioned()
     except (ModelError, UnsupportedError) as e:
         raise located(e, label) from e
 
@@ -132,7 +149,12 @@ class _Import:
     """One import of a model."""
 
     def __init__(
-        self, model: onnx.ModelProto, folder: Path | None, dims: dict[str, int], inputs: dict[str, InputSpec]
+        self,
+        model: onnx.ModelProto,
+        folder: Path | None,
+        dims: dict[str, int],
+        inputs: dict[str, InputSpec],
+        backends: Backends | None = None,
     ) -> None:
         self.proto = model.graph
         self.dims = dims
@@ -144,21 +166,25 @@ class _Import:
         if len(set(outputs)) != len(outputs):
             raise ModelError(f"two outputs are called {next(n for n in outputs if outputs.count(n) > 1)!r}")
         self.scope = Scope(self.builder, _opsets(model), self.proto.node, outputs, self.proto.initializer, folder)
+        self.keeper: Keeper | None = None
+        if backends is not None:
+            models = HostModels(self.builder, self.scope.versions, folder)
+            self.scope.keep = self.keeper = Keeper(backends, models, self.builder.graph)
 
     def whole(self) -> Graph:
         """Every output of the model as an output of the graph, elements of sequences as `y[0]`, `y[1]`, ..."""
         outputs: dict[str, Value] = {}
         for name, result in self._run().items():
             for tensor, path in _flat(result, name):
-                outputs[path] = self.builder.value(tensor)
+                outputs[path] = self.builder.value(tensor)  # type: ignore[arg-type]
         self.builder.graph.set_outputs(outputs)
         return self.builder.graph
 
     def parts(self) -> Imported:
-        outputs: dict[str, Value] = {}
+        outputs: dict[str, Thing] = {}
 
-        def take(result: Anything, name: str) -> Result:
-            if isinstance(result, Value):
+        def take(result: Anything | Opaque, name: str) -> Result:
+            if isinstance(result, (Value, Opaque)):
                 outputs[name] = result
                 return name
             if isinstance(result, list):
@@ -166,12 +192,36 @@ class _Import:
             return result if isinstance(result, np.ndarray) else None
 
         results = {name: take(result, name) for name, result in self._run().items()}
-        self.builder.graph.set_outputs(outputs)
+        if self.keeper is not None:
+            found = partition(self.builder.graph, self.keeper, self._inputs(), outputs)
+            return Imported(self.builder.graph, results, found if isinstance(found, Partition) else None)
+        self.builder.graph.set_outputs({name: v for name, v in outputs.items() if isinstance(v, Value)})
         return Imported(self.builder.graph, results)
 
-    def _run(self) -> dict[str, Anything]:
+    def partitioned(self) -> Graph | Partition:
+        """Every output as in `whole`, of a graph or of its parts."""
+        assert self.keeper is not None
+        found = self._run()
+        outputs = {path: t for name, result in found.items() for t, path in _flat(result, name)}
+        return partition(self.builder.graph, self.keeper, self._inputs(), outputs)
+
+    def _inputs(self) -> list[Thing]:
+        """The model's inputs, as far as they are not known."""
+        env = (self.scope.env.get(i.name) for i in self.proto.input)
+        return [t for operand in env for t in things(operand)]
+
+    def _run(self) -> dict[str, Anything | Opaque]:
         self._add_inputs()
-        return dict(zip(self.scope.outputs, self.scope.run(), strict=True))
+        if self.keeper is None:
+            return dict(zip(self.scope.outputs, self.scope.run(), strict=True))
+        for thing in self._inputs():
+            self.keeper.models.name(thing)
+        self.scope.import_nodes()
+        found: dict[str, Anything | Opaque] = {}
+        for name in self.scope.outputs:
+            known = self.scope.env.get(name)
+            found[name] = self.scope.present(name, "the outputs") if known is None else known
+        return found
 
     # inputs --------------------------------------------------------------------------------------------------------
 
@@ -193,7 +243,7 @@ class _Import:
             elif info.name not in self.scope.initializers:
                 if info.name in self.scope.env:
                     raise ModelError(f"two inputs are called {info.name!r}")
-                self.scope.env[info.name] = self._declared(info, unbound, known)
+                self.scope.env[info.name] = self._input(info, unbound, known)
         self._check_dims(unbound, known)
 
     def _given(self, name: str, spec: InputSpec) -> Anything:
@@ -203,12 +253,29 @@ class _Import:
             return [self._given(f"{name}[{i}]", s) for i, s in enumerate(spec)]
         return ABSENT if spec is None else spec
 
+    def _input(
+        self, info: onnx.ValueInfoProto, unbound: list[tuple[str, int, str]], known: set[str]
+    ) -> Operand | Opaque:
+        """An input of the type that the model gives it; one that the device cannot hold is the host's."""
+        free = len(unbound)
+        try:
+            return self._declared(info, unbound, known)
+        except UnsupportedError as e:
+            if self.keeper is None:
+                raise
+            del unbound[free:]  # a host takes any size
+            bound = onnx.ValueInfoProto()
+            bound.CopyFrom(info)
+            for d in bound.type.tensor_type.shape.dim:
+                if d.dim_param in self.dims:
+                    d.dim_value = self.dims[d.dim_param]
+            return self.keeper.input(bound, e)
+
     def _declared(self, info: onnx.ValueInfoProto, unbound: list[tuple[str, int, str]], known: set[str]) -> Operand:
         """An input of the type that the model gives it."""
         if not info.type.HasField("tensor_type"):
             raise UnsupportedError(f"input {info.name!r} is not a tensor")
         tensor = info.type.tensor_type
-        dtype = data_type(tensor.elem_type, f"input {info.name!r}")
         if not tensor.HasField("shape"):
             raise UnsupportedError(f"input {info.name!r} has no shape; set one in the model")
         shape = []
@@ -221,6 +288,7 @@ class _Import:
             if name not in self.dims:
                 unbound.append((info.name, axis, name))
             shape.append(self.dims.get(name, 1))
+        dtype = data_type(tensor.elem_type, f"input {info.name!r}")
         value = self.builder.graph.add_input(info.name, TensorType(dtype, tuple(shape)))
         return self.builder.mark(value, tensor.elem_type)
 
@@ -239,12 +307,12 @@ class _Import:
             raise UnsupportedError(f"free dimensions: {where}. Give each a size: dims={{{python}}} or {command}")
 
 
-def _flat(result: Anything, name: str) -> Iterator[tuple[Operand, str]]:
+def _flat(result: Anything | Opaque, name: str) -> Iterator[tuple[Operand | Opaque, str]]:
     """The tensors in an output, and what each is called."""
     if isinstance(result, list):
         for i, element in enumerate(result):
             yield from _flat(element, f"{name}[{i}]")
-    elif isinstance(result, (Value, np.ndarray)):
+    elif isinstance(result, (Value, np.ndarray, Opaque)):
         yield result, name
     else:
         raise UnsupportedError(f"output {name!r} is an optional without an element")

@@ -1,0 +1,208 @@
+"""Models in parts, running: the interface of `Executable`, with some parts on the device and some on a host.
+
+Values cross between parts as numpy arrays; one that several parts read is read back from the device once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpucompile.errors import BundleError, ClosedError, FallbackError, InputError, UnsupportedError
+from gpucompile.runtime.device import Device
+from gpucompile.runtime.executable import NUMPY_DTYPES, Executable
+from gpucompile.runtime.format import HostNode, Part, PartitionManifest, Port, Slot
+from gpucompile.runtime.host import HostModel, open_host
+from gpucompile.runtime.parts import DEVICE, PartitionedLike, fallback_of, slots_of
+from gpucompile.runtime.player import Progress
+
+
+class PartitionedExecutable(Executable):
+    """A model in parts, ready to run: the interface of `Executable`. Inputs and outputs that the device cannot hold are
+    numpy arrays of their type (strings: object arrays), sequences are lists of arrays; an extent that depends on data
+    is -1 in their port's shape."""
+
+    def __init__(
+        self, bundle: PartitionedLike, device: Device, progress: Progress | None = None, submits: int = 1
+    ) -> None:
+        """Create all GPU objects and open all host parts. Raises BundleError where a host part needs what is not
+        installed, and what `Executable` raises."""
+        self.device = device
+        self.manifest = bundle.manifest
+        self._slots = slots_of(self.manifest)
+        self._runs: list[Executable | HostModel] = []
+        self._open = True
+        try:
+            for i, part in enumerate(self.manifest.parts):
+                if part.backend == DEVICE:
+                    self._runs.append(Executable(bundle.device_part(i), device, progress, submits))
+                else:
+                    self._runs.append(_open_host(bundle.host_part(i), i, part))
+        except BaseException:
+            self.close()
+            raise
+        self._last = _last_reads(self.manifest)
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return tuple(Port(s.name, s.dtype, s.shape, 0) for s in self.manifest.inputs)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        return tuple(Port(s.name, s.dtype, s.shape, 0) for s in self.manifest.outputs)
+
+    @property
+    def fallback(self) -> tuple[HostNode, ...]:
+        return fallback_of(self.manifest)
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """What runs each part here."""
+        return tuple(DEVICE if isinstance(r, Executable) else r.backend for r in self._runs)
+
+    # ------------------------------------------------------------------ running
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run all parts in order: arrays by input name -> new arrays by output name.
+
+        Raises InputError for inputs that do not fit, FallbackError if a host fails, and what `Executable.run` does."""
+        known = self._given(inputs)
+        for i, run in enumerate(self._parts()):
+            self._take(known, i, run.run(self._feeds(known, i)))
+        return self._results(known)
+
+    async def run_async(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Like `run`, without blocking the event loop; host parts run in a thread."""
+        known = self._given(inputs)
+        for i, run in enumerate(self._parts()):
+            feeds = self._feeds(known, i)
+            if isinstance(run, Executable):
+                results = await run.run_async(feeds)
+            else:
+                results = await asyncio.to_thread(run.run, feeds)
+            self._take(known, i, results)
+        return self._results(known)
+
+    def dispatch(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Not possible: raises UnsupportedError, because host parts need arrays."""
+        raise UnsupportedError("a model with parts on the CPU cannot be dispatched on GPU buffers; use run")
+
+    def profile(self, inputs: Mapping[str, Any], repeat: int = 1) -> list[tuple[str, float]]:
+        """Label and seconds of every kernel and every host part, in order; see `Executable.profile`."""
+        known = self._given(inputs)
+        out = []
+        for i, run in enumerate(self._parts()):
+            feeds = self._feeds(known, i)
+            start = time.perf_counter()
+            results = run.run(feeds)
+            seconds = time.perf_counter() - start
+            if isinstance(run, Executable):
+                out += run.profile(feeds, repeat)
+            else:
+                out.append((f"part {i} on {run.backend}", seconds))
+            self._take(known, i, results)
+        return out
+
+    def _parts(self) -> Sequence[Executable | HostModel]:
+        if not self._open:
+            raise ClosedError("the executable is closed")
+        return self._runs
+
+    def _given(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Checked inputs, by name."""
+        self._check_names(inputs)
+        out = {}
+        for port, slot in zip(self.inputs, self.manifest.inputs, strict=True):
+            value = inputs[port.name]
+            if port.dtype in NUMPY_DTYPES and slot.ranked and -1 not in port.shape:
+                out[port.name] = self._checked(port, value)
+            elif (wrong := _mismatch(slot, value)) is not None:
+                raise InputError(f"input {port.name!r} is {wrong}; {self._expected()}")
+            else:
+                out[port.name] = value
+        return out
+
+    def _feeds(self, known: Mapping[str, Any], index: int) -> dict[str, Any]:
+        return {name: known[name] for name in self.manifest.parts[index].inputs}
+
+    def _take(self, known: dict[str, Any], index: int, results: Mapping[str, Any]) -> None:
+        """Keep what a part gave, and let go of what nobody reads any more."""
+        for name in self.manifest.parts[index].outputs:
+            wrong = _mismatch(self._slots[name], results[name])
+            if wrong is not None:
+                slot = self._slots[name]
+                raise FallbackError(f"part {index}: {name!r} is {wrong}, {slot.dtype}{list(slot.shape)} was promised")
+            known[name] = results[name]
+        for name in self._last[index]:
+            del known[name]
+
+    def _results(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        named = zip(self.manifest.outputs, self.manifest.results, strict=True)
+        inputs = {slot.name for slot in self.manifest.inputs}
+        return {s.name: np.copy(known[r]) if r in inputs else known[r] for s, r in named}
+
+    # ------------------------------------------------------------------ life
+
+    def memory(self) -> dict[str, int]:
+        """Bytes on the GPU by kind, over all parts."""
+        total: dict[str, int] = {}
+        for run in self._parts():
+            for kind, size in run.memory().items() if isinstance(run, Executable) else ():
+                total[kind] = total.get(kind, 0) + size
+        return total
+
+    @property
+    def closed(self) -> bool:
+        return not self._open
+
+    def close(self) -> None:
+        """Free the GPU memory and the hosts' models. Running afterwards raises ClosedError."""
+        self._open = False
+        for run in self._runs:
+            if isinstance(run, Executable):
+                run.close()
+        self._runs = []
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else " + ".join(self.backends)
+        return f"<PartitionedExecutable on {self.device.name!r}: {state}>"
+
+
+def _open_host(data: bytes, index: int, part: Part) -> HostModel:
+    try:
+        return open_host(data)
+    except UnsupportedError as e:
+        ops = ", ".join(dict.fromkeys(n.op for n in part.nodes))
+        raise BundleError(f"part {index} ({ops}) was compiled for {part.backend}, which cannot run it here: {e}") from e
+
+
+def _last_reads(m: PartitionManifest) -> list[list[str]]:
+    """For each part the values that neither a later part nor the user reads."""
+    kept = set(m.results)
+    out: list[list[str]] = []
+    for i in reversed(range(len(m.parts))):
+        part = m.parts[i]
+        done = [name for name in dict.fromkeys((*part.inputs, *part.outputs)) if name not in kept]
+        kept.update(done)
+        out.append(done)
+    return out[::-1]
+
+
+def _mismatch(slot: Slot, value: Any) -> str | None:
+    """What a value is, if that is not what its slot says."""
+    if slot.dtype.startswith(("sequence", "optional", "unknown")):
+        return None
+    if not isinstance(value, (np.ndarray, np.generic)):
+        return type(value).__name__
+    if slot.dtype == "string":
+        good = value.dtype.kind in "OUST"
+    else:
+        good = value.dtype.name == slot.dtype
+    if slot.ranked:
+        good = good and len(value.shape) == len(slot.shape)
+        good = good and all(w in (-1, d) for w, d in zip(slot.shape, value.shape, strict=True))
+    return None if good else f"{value.dtype}{list(value.shape)}"
