@@ -93,7 +93,7 @@ def compile(
     options = _Options(target, pipeline, plan, progress)
     if isinstance(found, Graph):
         return _compile_graph(found, options, clock, _source_hash(model), dims)
-    bundle = compile_partition(found, target, pipeline, plan, progress, _source_hash(model), dims)
+    bundle = compile_partition(found, target, pipeline, plan, progress, _source_hash(model), dims, clock.seconds)
     if fallback == "warn":
         nodes = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in bundle.fallback)
         warnings.warn(f"{len(bundle.fallback)} nodes run on the CPU: {nodes}", GpucompileWarning, stacklevel=2)
@@ -108,12 +108,18 @@ def compile_partition(
     progress: Progress | None = None,
     source_sha256: str = "",
     dims: Mapping[str, int] | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> PartitionedBundle:
-    """Compile the device parts of a partition, and put all parts together; options as in `compile`."""
+    """Compile the device parts of a partition, and put all parts together; options as in `compile`, `seconds` what
+    phases before took."""
     from gpucompile.plan.partitioned import assemble
 
     options = _Options(target, pipeline, plan, progress)
-    return assemble(partition, lambda graph: _compile_graph(graph, options, _Clock()), source_sha256, dims)
+
+    def compile_graph(graph: Graph) -> Bundle:
+        return _compile_graph(graph, options, _Clock())
+
+    return assemble(partition, compile_graph, source_sha256, dims, seconds)
 
 
 def _import(

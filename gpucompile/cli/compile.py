@@ -9,7 +9,8 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from gpucompile.cli._common import add_compile_options, choose_target, progress_bar, read_model, require_file, size
+from gpucompile.cli._common import add_compile_options, choose_target, progress_bar, require_file, size
+from gpucompile.cli._fallback import add_fallback_options, compile_model, explained
 
 if TYPE_CHECKING:
     from gpucompile.plan.bundle import Report
@@ -23,21 +24,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="X.gpub", required=True, help="the bundle to write")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     add_compile_options(parser)
+    add_fallback_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     require_file(args.model)
-    from gpucompile.compiler import compile
+    from gpucompile.plan.partitioned import PartitionedBundle
 
     start = time.perf_counter()
-    target, dims = choose_target(args), dict(args.dim)
-    model = read_model(args.model, dims) if args.model.endswith(".gir") else args.model
+    target = choose_target(args)
     with progress_bar(args.quiet) as progress:
-        bundle = compile(model, target, dims, args.pipeline, args.plan, progress)
+        bundle = compile_model(args, target, progress)
         path = bundle.save(args.output, progress)
     if not args.quiet:
         if bundle.report is not None:
             print(report_text(bundle.report))
+        if isinstance(bundle, PartitionedBundle):
+            print(f"parts    {len(bundle.parts)}, {len(bundle.fallback)} nodes on the CPU")
+        if args.explain:
+            print(explained(bundle.manifest if isinstance(bundle, PartitionedBundle) else None))
         print(f"wrote    {path} in {time.perf_counter() - start:.2f} s, target {target.name or args.target}")
     return 0
 

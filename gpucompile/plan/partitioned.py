@@ -38,14 +38,16 @@ def assemble(
     compile_graph: Callable[[Graph], Bundle],
     source_sha256: str = "",
     dims: Mapping[str, int] | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> PartitionedBundle:
-    """The bundle of a partition, whose device parts `compile_graph` compiles.
+    """The bundle of a partition, whose device parts `compile_graph` compiles; `seconds` is what phases before took.
 
     Raises UnsupportedError where the constants of a host part are too large for an ONNX file."""
     parts = [compile_graph(p.graph) if isinstance(p, DevicePart) else _host_model(p) for p in partition.parts]
     slots = {n: Slot(n, k.dtype, tuple(map(Extent, k.shape)), k.ranked) for n, k in partition.kinds.items()}
     inputs = [slots.pop(name) for name in partition.inputs]
-    report = Report.total([p.report for p in parts if isinstance(p, Bundle) and p.report is not None])
+    reports = [p.report for p in parts if isinstance(p, Bundle) and p.report is not None]
+    report = Report.total([Report(phases=dict(seconds or {})), *reports])
     values = list(slots.values())
     return PartitionedBundle(
         parts, inputs, partition.outputs, values, source_sha256=source_sha256, dims=dims, report=report

@@ -89,6 +89,11 @@ class Executable:
         return self.plan.outputs
 
     @property
+    def kernels(self) -> int:
+        """How many dispatches a run is."""
+        return len(self.plan.steps)
+
+    @property
     def fallback(self) -> tuple[HostNode, ...]:
         """The nodes that the device does not run, each with the reason; empty where it runs everything."""
         return ()

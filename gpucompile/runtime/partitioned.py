@@ -56,6 +56,10 @@ class PartitionedExecutable(Executable):
         return tuple(Port(s.name, s.dtype, s.shape, 0) for s in self.manifest.outputs)
 
     @property
+    def kernels(self) -> int:
+        return sum(run.kernels for run in self._runs if isinstance(run, Executable))
+
+    @property
     def fallback(self) -> tuple[HostNode, ...]:
         return fallback_of(self.manifest)
 
