@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpucompile.errors import (
         BundleError,
         ClosedError,
+        ConstraintError,
         DeviceError,
         DeviceLost,
         FallbackError,
@@ -43,6 +44,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "ClosedError",
+    "ConstraintError",
     "Device",
     "DeviceError",
     "DeviceLost",

@@ -23,6 +23,10 @@ class TypeInferenceError(GpucompileError, TypeError, ValueError):
     """Operand types or attributes that an op's definition forbids; names the op, the operands and the clash."""
 
 
+class ConstraintError(TypeInferenceError):
+    """An operand of a data type or rank that an op's definition leaves out, which a wider one (ONNX's) may have."""
+
+
 class VerificationError(GpucompileError, RuntimeError):
     """A broken invariant of a graph or a plan. Always a defect of gpucompile, never of the model."""
 

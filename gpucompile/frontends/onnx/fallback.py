@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from gpucompile.errors import ModelError, UnsupportedError
+from gpucompile.errors import ConstraintError, ModelError, UnsupportedError
 from gpucompile.frontends.onnx.call import Absent, Anything, Builder, Opaque
 from gpucompile.frontends.onnx.scope import Scope, reads, where
 from gpucompile.frontends.onnx.tensors import DTYPES, data_type, element_type, to_array
@@ -189,8 +189,8 @@ class Keeper:
             self._keep(scope, node, reason)
         except UnsupportedError as e:
             self._keep(scope, node, _short(e, node))
-        except ModelError as e:  # the importer's checks are narrower than ONNX's in places
-            if not self._valid(scope, node):
+        except ModelError as e:
+            if not _is_constraint(e) or not self._valid(scope, node):
                 raise
             self._keep(scope, node, _short(e, node))
 
@@ -318,6 +318,14 @@ def _behind(graph: Graph, last: Node | None) -> Iterator[Node]:
         if node is last:
             return
         yield node
+
+
+def _is_constraint(e: BaseException) -> bool:
+    """Whether an error comes from a data type or rank that an op of the graph does not have."""
+    cause: BaseException | None = e
+    while cause is not None and not isinstance(cause, ConstraintError):
+        cause = cause.__cause__
+    return cause is not None
 
 
 def _short(e: Exception, node: onnx.NodeProto) -> str:

@@ -165,7 +165,7 @@ class _Import:
         outputs = [o.name for o in self.proto.output]
         if len(set(outputs)) != len(outputs):
             raise ModelError(f"two outputs are called {next(n for n in outputs if outputs.count(n) > 1)!r}")
-        self.scope = Scope(self.builder, _opsets(model), self.proto.node, outputs, self.proto.initializer, folder)
+        self.scope = Scope(self.builder, _opsets(model, backends is not None), self.proto.node, outputs, self.proto.initializer, folder)
         self.keeper: Keeper | None = None
         if backends is not None:
             models = HostModels(self.builder, self.scope.versions, folder)
@@ -318,11 +318,13 @@ def _flat(result: Anything | Opaque, name: str) -> Iterator[tuple[Operand | Opaq
         raise UnsupportedError(f"output {name!r} is an optional without an element")
 
 
-def _opsets(model: onnx.ModelProto) -> dict[str, int]:
-    """The versions of the opsets the model uses, by domain."""
+def _opsets(model: onnx.ModelProto, hosts: bool) -> dict[str, int]:
+    """The versions of the opsets the model uses, by domain; hosts take models that use none of ONNX's own ops."""
     newest = onnx.defs.onnx_opset_version()
     versions = {"" if e.domain == "ai.onnx" else e.domain: int(e.version) for e in model.opset_import}
     if "" not in versions:
+        if hosts and all(node.domain not in ("", "ai.onnx") for node in model.graph.node):
+            return versions
         raise UnsupportedError("it imports no ONNX opset, only " + ", ".join(versions))
     if not OLDEST_OPSET <= versions[""] <= newest:
         raise UnsupportedError(f"ONNX opset {versions['']}; supported are {OLDEST_OPSET} to {newest}")
