@@ -1,23 +1,27 @@
 """Models in parts, running: the interface of `Executable`, with some parts on the device and some on a host.
 
-Values cross between parts as numpy arrays; one that several parts read is read back from the device once.
+Values cross between parts as numpy arrays; one that several parts read is read back from the device once. What only
+device parts read stays in GPU buffers, which every run takes from a pool.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpucompile.errors import BundleError, ClosedError, FallbackError, InputError, UnsupportedError
+from gpucompile.runtime.checks import port_bytes
 from gpucompile.runtime.device import Device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable
 from gpucompile.runtime.format import HostNode, Part, PartitionManifest, Port, Slot
 from gpucompile.runtime.host import HostModel, open_host
-from gpucompile.runtime.parts import DEVICE, PartitionedLike, fallback_of, slots_of
+from gpucompile.runtime.parts import DEVICE, PartitionedLike, fallback_of, resident, slots_of
 from gpucompile.runtime.player import Progress
 
 
@@ -35,6 +39,9 @@ class PartitionedExecutable(Executable):
         self.manifest = bundle.manifest
         self._slots = slots_of(self.manifest)
         self._runs: list[Executable | HostModel] = []
+        self._spare: list[dict[str, Any]] = []  # GPU buffers of runs that are done
+        self._resident = resident(self.manifest)
+        self._lock = threading.Lock()
         self._open = True
         try:
             for i, part in enumerate(self.manifest.parts):
@@ -49,11 +56,11 @@ class PartitionedExecutable(Executable):
 
     @property
     def inputs(self) -> tuple[Port, ...]:
-        return tuple(Port(s.name, s.dtype, s.shape, 0) for s in self.manifest.inputs)
+        return tuple(map(_port, self.manifest.inputs))
 
     @property
     def outputs(self) -> tuple[Port, ...]:
-        return tuple(Port(s.name, s.dtype, s.shape, 0) for s in self.manifest.outputs)
+        return tuple(map(_port, self.manifest.outputs))
 
     @property
     def kernels(self) -> int:
@@ -75,25 +82,49 @@ class PartitionedExecutable(Executable):
 
         Raises InputError for inputs that do not fit, FallbackError if a host fails, and what `Executable.run` does."""
         known = self._given(inputs)
-        for i, run in enumerate(self._parts()):
-            self._take(known, i, run.run(self._feeds(known, i)))
+        with self._buffers() as buffers:
+            for i, run in enumerate(self._parts()):
+                feeds = self._feeds(known | buffers, i)
+                if isinstance(run, Executable):
+                    self._take(known, i, run.run_bound(feeds, self._kept(buffers, i)))
+                else:
+                    self._take(known, i, run.run(feeds))
         return self._results(known)
 
     async def run_async(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Like `run`, without blocking the event loop; host parts run in a thread."""
         known = self._given(inputs)
-        for i, run in enumerate(self._parts()):
-            feeds = self._feeds(known, i)
-            if isinstance(run, Executable):
-                results = await run.run_async(feeds)
-            else:
-                results = await asyncio.to_thread(run.run, feeds)
-            self._take(known, i, results)
+        with self._buffers() as buffers:
+            for i, run in enumerate(self._parts()):
+                feeds = self._feeds(known | buffers, i)
+                if isinstance(run, Executable):
+                    self._take(known, i, await run.run_bound_async(feeds, self._kept(buffers, i)))
+                else:
+                    self._take(known, i, await asyncio.to_thread(run.run, feeds))
         return self._results(known)
 
     def dispatch(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Not possible: raises UnsupportedError, because host parts need arrays."""
-        raise UnsupportedError("a model with parts on the CPU cannot be dispatched on GPU buffers; use run")
+        raise UnsupportedError("a model with parts on the CPU does not run on GPU buffers; use run")
+
+    def run_bound(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
+    ) -> dict[str, Any]:
+        """Not possible, like `dispatch`."""
+        self.dispatch(inputs, outputs)
+        return {}
+
+    async def run_bound_async(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
+    ) -> dict[str, Any]:
+        """Not possible, like `dispatch`."""
+        self.dispatch(inputs, outputs)
+        return {}
+
+    def copied_bytes(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int:
+        """Not possible, like `dispatch`."""
+        self.dispatch(inputs, outputs)
+        return 0
 
     def profile(self, inputs: Mapping[str, Any], repeat: int = 1) -> list[tuple[str, float]]:
         """Label and seconds of every kernel and every host part, in order; see `Executable.profile`."""
@@ -108,8 +139,38 @@ class PartitionedExecutable(Executable):
                 out += run.profile(feeds, repeat)
             else:
                 out.append((f"part {i} on {run.backend}", seconds))
-            self._take(known, i, results)
+            self._take(known, i, results, frozenset())
         return out
+
+    @contextlib.contextmanager
+    def _buffers(self) -> Iterator[dict[str, Any]]:
+        """GPU buffers for what only device parts read, for one run."""
+        self._parts()
+        with self._lock:
+            buffers = self._spare.pop() if self._spare else self._create_buffers()
+        try:
+            yield buffers
+        except BaseException:
+            _destroy([buffers])
+            raise
+        with self._lock:
+            if self._open:
+                self._spare.append(buffers)
+            else:
+                _destroy([buffers])
+
+    def _create_buffers(self) -> dict[str, Any]:
+        use = self.device.api.BufferUsage
+        usage = use.STORAGE | use.COPY_SRC | use.COPY_DST
+        buffers = {}
+        with self.device.guard("creating buffers between parts"):
+            for name in sorted(self._resident):
+                size = (port_bytes(_port(self._slots[name])) + 15) // 16 * 16  # as shaders bind it
+                buffers[name] = self.device.handle.create_buffer(label=name, size=size, usage=usage)
+        return buffers
+
+    def _kept(self, buffers: Mapping[str, Any], index: int) -> dict[str, Any]:
+        return {name: buffers[name] for name in self.manifest.parts[index].outputs if name in buffers}
 
     def _parts(self) -> Sequence[Executable | HostModel]:
         if not self._open:
@@ -133,16 +194,21 @@ class PartitionedExecutable(Executable):
     def _feeds(self, known: Mapping[str, Any], index: int) -> dict[str, Any]:
         return {name: known[name] for name in self.manifest.parts[index].inputs}
 
-    def _take(self, known: dict[str, Any], index: int, results: Mapping[str, Any]) -> None:
-        """Keep what a part gave, and let go of what nobody reads any more."""
+    def _take(
+        self, known: dict[str, Any], index: int, results: Mapping[str, Any], kept: frozenset[str] | None = None
+    ) -> None:
+        """Keep what a part gave, but for what is `kept` on the GPU, and let go of what nobody reads any more."""
+        kept = self._resident if kept is None else kept
         for name in self.manifest.parts[index].outputs:
+            if name in kept:
+                continue
             wrong = _mismatch(self._slots[name], results[name])
             if wrong is not None:
                 slot = self._slots[name]
                 raise FallbackError(f"part {index}: {name!r} is {wrong}, {slot.dtype}{list(slot.shape)} was promised")
             known[name] = results[name]
         for name in self._last[index]:
-            del known[name]
+            known.pop(name, None)
 
     def _results(self, known: Mapping[str, Any]) -> dict[str, Any]:
         named = zip(self.manifest.outputs, self.manifest.results, strict=True)
@@ -152,11 +218,12 @@ class PartitionedExecutable(Executable):
     # ------------------------------------------------------------------ life
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the GPU by kind, over all parts."""
+        """Bytes on the GPU by kind, over all parts, and `between parts`."""
         total: dict[str, int] = {}
         for run in self._parts():
             for kind, size in run.memory().items() if isinstance(run, Executable) else ():
                 total[kind] = total.get(kind, 0) + size
+        total["between parts"] = sum(buffer.size for buffers in self._spare for buffer in buffers.values())
         return total
 
     @property
@@ -165,15 +232,28 @@ class PartitionedExecutable(Executable):
 
     def close(self) -> None:
         """Free the GPU memory and the hosts' models. Running afterwards raises ClosedError."""
-        self._open = False
-        for run in self._runs:
+        with self._lock:
+            self._open = False
+            runs, self._runs = self._runs, []
+            spare, self._spare = self._spare, []
+        for run in runs:
             if isinstance(run, Executable):
                 run.close()
-        self._runs = []
+        _destroy(spare)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else " + ".join(self.backends)
         return f"<PartitionedExecutable on {self.device.name!r}: {state}>"
+
+
+def _port(slot: Slot) -> Port:
+    return Port(slot.name, slot.dtype, slot.shape, 0)
+
+
+def _destroy(sets: Iterable[Mapping[str, Any]]) -> None:
+    for buffers in sets:
+        for buffer in buffers.values():
+            buffer.destroy()
 
 
 def _open_host(data: bytes, index: int, part: Part) -> HostModel:

@@ -134,6 +134,13 @@ def fallback_of(m: PartitionManifest) -> tuple[HostNode, ...]:
     return tuple(node for part in m.parts for node in part.nodes)
 
 
+def resident(m: PartitionManifest) -> frozenset[str]:
+    """The values that only device parts read, and which therefore stay on the device."""
+    given = {name for part in m.parts if part.backend == DEVICE for name in part.outputs}
+    read = {name for part in m.parts if part.backend != DEVICE for name in part.inputs}
+    return frozenset(given - read - set(m.results))
+
+
 def size_of(slots: Iterable[Slot]) -> tuple[int, bool]:
     """Bytes of values, and whether that is all: sizes that depend on data are left out."""
     total, complete = 0, True
@@ -147,11 +154,11 @@ def size_of(slots: Iterable[Slot]) -> tuple[int, bool]:
 
 
 def explain(m: PartitionManifest) -> list[tuple[str, ...]]:
-    """Rows of a table: part, backend, node, reason, bytes in, bytes out. Inputs and outputs of the model count."""
-    slots = slots_of(m)
+    """Rows of a table: part, backend, node, reason, bytes in, bytes out. Inputs and outputs of the model count; what
+    stays on the device between its parts is named apart."""
     rows: list[tuple[str, ...]] = []
     for i, part in enumerate(m.parts):
-        sizes = tuple(_bytes(size_of(slots[n] for n in names)) for names in (part.inputs, part.outputs))
+        sizes = _bytes(m, part.inputs), _bytes(m, part.outputs)
         if part.backend == DEVICE:
             rows.append((str(i), part.backend, "", "", *sizes))
         for j, node in enumerate(part.nodes):
@@ -161,6 +168,10 @@ def explain(m: PartitionManifest) -> list[tuple[str, ...]]:
     return rows
 
 
-def _bytes(size: tuple[int, bool]) -> str:
-    total, complete = size
-    return f"{total:,}" if complete else f"{total:,} + what depends on data"
+def _bytes(m: PartitionManifest, names: Iterable[str]) -> str:
+    slots, staying = slots_of(m), resident(m)
+    names = tuple(names)
+    total, complete = size_of(slots[n] for n in names if n not in staying)
+    stays, _ = size_of(slots[n] for n in names if n in staying)
+    text = f"{total:,}" if complete else f"{total:,} + what depends on data"
+    return f"{text} ({stays:,} stay on the device)" if stays else text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_segments_are_convex_in_order_and_few(dag: tuple[list[tuple[int, ...]], 
         assert all(place[m] <= place[n] for m in before)  # this makes them convex: nothing returns to a segment
     for s in segments:
         assert list(s.nodes) == sorted(s.nodes)
-    for one, two in zip(segments, segments[1:], strict=False):
+    for one, two in pairwise(segments):
         assert one.backend != two.backend
     if len(set(takers)) == 2:
         assert len(segments) == fewest(needs, takers)

@@ -165,7 +165,8 @@ class _Import:
         outputs = [o.name for o in self.proto.output]
         if len(set(outputs)) != len(outputs):
             raise ModelError(f"two outputs are called {next(n for n in outputs if outputs.count(n) > 1)!r}")
-        self.scope = Scope(self.builder, _opsets(model, backends is not None), self.proto.node, outputs, self.proto.initializer, folder)
+        versions = _opsets(model, backends is not None)
+        self.scope = Scope(self.builder, versions, self.proto.node, outputs, self.proto.initializer, folder)
         self.keeper: Keeper | None = None
         if backends is not None:
             models = HostModels(self.builder, self.scope.versions, folder)
