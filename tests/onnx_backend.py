@@ -40,6 +40,14 @@ from gpucompile.runtime.host import open_host
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 
 
+#: Cases (as regular expressions) that run with nodes on the CPU but cannot give what ONNX expects, with the reason.
+EXCUSED = {
+    r"test_bernoulli.*|test_training_dropout(_default)?(_mask)?": "random numbers of numpy's generator are expected",
+    r"test_image_decoder_.*": "onnx's ReferenceEvaluator needs Pillow",
+    r"test_range_bfloat16_type_positive_delta_expanded": "onnx's ReferenceEvaluator gives another length",
+}
+
+
 class InterpretedGraph:
     """What GraphRunner is, without a device."""
 
@@ -74,7 +82,7 @@ class Interpreter(WebGPUBackend):
 @dataclass(frozen=True)
 class Outcome:
     name: str
-    kind: str  # native, fallback, refused or wrong
+    kind: str  # native, fallback, excused, refused or wrong
     why: str = ""
     seconds: float = 0.0
 
@@ -100,6 +108,7 @@ def run(case: TestCase, interpreted: bool, device: Any = None, fallback: bool = 
     """Run one case on all its data sets."""
     start = time.perf_counter()
     prepared = InterpretedModel if interpreted else PreparedModel
+    rep = None
     try:
         model, data = _data(case)
         rep = prepared(model, device, "allow" if fallback else "error")
@@ -115,6 +124,9 @@ def run(case: TestCase, interpreted: bool, device: Any = None, fallback: bool = 
     except UnsupportedError as e:
         return Outcome(case.name, "refused", str(e), time.perf_counter() - start)
     except Exception as e:
+        excuse = next((why for names, why in EXCUSED.items() if re.fullmatch(names, case.name)), None)
+        if excuse and rep is not None and rep.fallback:
+            return Outcome(case.name, "excused", excuse, time.perf_counter() - start)
         last = traceback.extract_tb(e.__traceback__)[-1]
         why = f"{type(e).__name__}: {e} ({Path(last.filename).name}:{last.lineno})"
         return Outcome(case.name, "wrong", why, time.perf_counter() - start)
@@ -174,7 +186,9 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument("-k", default="", metavar="REGEX", help="only cases whose names match")
     parser.add_argument("--device", action="store_true", help="run on the default device")
     parser.add_argument("--update", action="store_true", help=f"write the refused cases to {REFUSED.name}")
-    parser.add_argument("--list", choices=("native", "fallback", "refused", "wrong"), help="list these cases")
+    parser.add_argument(
+        "--list", choices=("native", "fallback", "excused", "refused", "wrong"), help="list these cases"
+    )
     parser.add_argument("--fallback", action="store_true", help="leave what the device does not take to the CPU")
     args = parser.parse_args(None if argv is None else list(argv))
     outcomes = []
@@ -187,19 +201,19 @@ def main(argv: Iterable[str] | None = None) -> int:
     for case in cases(args.k):
         outcomes.append(run(case, not args.device, device, args.fallback))
     counts = Counter(o.kind for o in outcomes)
-    for why, count in Counter(reason(o.why) for o in outcomes if o.kind in ("refused", "fallback")).most_common():
+    for why, count in Counter(reason(o.why) for o in outcomes if o.kind not in ("native", "wrong")).most_common():
         print(f"{count:5}  {why}")
     for o in outcomes:
         if o.kind in (args.list, "wrong"):
             print(f"{o.kind}: {o.name}: {o.why[:600]}")
-    if args.update and not args.k:
+    if args.update and not args.k and not args.fallback:
         REFUSED.write_text("".join(f"{o.name}\n" for o in outcomes if o.kind == "refused"))
     slow = sorted(outcomes, key=lambda o: -o.seconds)[:5]
     print("slowest: " + ", ".join(f"{o.name} {o.seconds:.1f} s" for o in slow))
     print(
         f"{len(outcomes)} cases in {sum(o.seconds for o in outcomes):.0f} s: {counts['native']} native, "
-        f"{counts['fallback']} fallback, "
-        f"{counts['refused']} refused, {counts['wrong']} wrong"
+        f"{counts['fallback']} fallback, {counts['excused']} excused, {counts['refused']} refused, "
+        f"{counts['wrong']} wrong"
     )
     return 1 if counts["wrong"] else 0
 
