@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
-from gpucompile.errors import GpucompileWarning, InputError
+from gpucompile.errors import GpucompileWarning, InputError, UnsupportedError
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.text import print_graph
 from gpucompile.passmanager.base import Context
@@ -91,9 +91,16 @@ def compile(
     found = model.clone() if isinstance(model, Graph) else _import(model, dims, target, fallback)
     clock.lap("import")
     options = _Options(target, pipeline, plan, progress)
-    if isinstance(found, Graph):
-        return _compile_graph(found, options, clock, _source_hash(model), dims)
-    bundle = compile_partition(found, target, pipeline, plan, progress, _source_hash(model), dims, clock.seconds)
+    try:
+        bundle = _compile_either(found, options, clock, _source_hash(model), dims)
+    except UnsupportedError:
+        if fallback == "error" or isinstance(model, Graph):
+            raise
+        found = _import(model, dims, target, fallback, pipeline)  # finds out what has no kernel
+        clock.lap("import")
+        bundle = _compile_either(found, options, clock, _source_hash(model), dims)
+    if isinstance(bundle, Bundle):
+        return bundle
     if fallback == "warn":
         nodes = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in bundle.fallback)
         warnings.warn(f"{len(bundle.fallback)} nodes run on the CPU: {nodes}", GpucompileWarning, stacklevel=2)
@@ -122,16 +129,30 @@ def compile_partition(
     return assemble(partition, compile_graph, source_sha256, dims, seconds)
 
 
+def _compile_either(
+    found: Graph | Partition, options: _Options, clock: _Clock, source_sha256: str, dims: Mapping[str, int] | None
+) -> Bundle | PartitionedBundle:
+    if isinstance(found, Graph):
+        return _compile_graph(found, options, clock, source_sha256, dims)
+    o = options
+    return compile_partition(found, o.target, o.pipeline, o.plan, o.progress, source_sha256, dims, clock.seconds)
+
+
 def _import(
-    model: str | Path | bytes | onnx.ModelProto, dims: Mapping[str, int] | None, target: Target, fallback: str
+    model: str | Path | bytes | onnx.ModelProto,
+    dims: Mapping[str, int] | None,
+    target: Target,
+    fallback: str,
+    pipeline: str = "",
 ) -> Graph | Partition:
     from gpucompile.frontends.onnx import importer  # 0.1 s, which a graph need not wait for
 
     if fallback == "error":
         return importer.import_model(model, dims)
-    from gpucompile.plan.backends import DeviceAndHosts
+    from gpucompile.plan.backends import DeviceAndHosts, EachTried
 
-    return importer.import_partitioned(model, DeviceAndHosts(target), dims)
+    backends = EachTried(target, pipeline) if pipeline else DeviceAndHosts(target)
+    return importer.import_partitioned(model, backends, dims)
 
 
 @dataclass(frozen=True)

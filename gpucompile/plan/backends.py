@@ -11,7 +11,11 @@ from onnx import TensorProto
 
 from gpucompile.errors import UnsupportedError
 from gpucompile.ir.graph import Node, Value
+from gpucompile.ir.partition import extract
 from gpucompile.passes import split_large
+from gpucompile.passmanager.base import Context
+from gpucompile.passmanager.manager import PassManager
+from gpucompile.plan.planner import make_plan
 from gpucompile.runtime.host import open_host
 from gpucompile.target import Target
 
@@ -41,6 +45,29 @@ class DeviceAndHosts:
         """The first host that takes a model, and the types of the outputs as far as it knows them."""
         host = open_host(serialized(model))
         return host.backend, [_type(kind, shape) for _, kind, shape in host.outputs]
+
+
+@dataclass(frozen=True)
+class EachTried(DeviceAndHosts):
+    """The same, with every node compiled by itself to see whether the device takes it: slow, for models of which
+    something has no kernel."""
+
+    pipeline: str = "default"
+
+    def reject(self, node: Node, known: Callable[[Value], bool]) -> str | None:
+        reason = super().reject(node, known)
+        folded = any(known(v) and v.constant is None for v in node.operand_values)
+        return reason if reason is not None or folded else self._tried(node)
+
+    def _tried(self, node: Node) -> str | None:
+        names: dict[Value, str] = {}
+        graph = extract("trial", [node], node.outputs, lambda v: names.setdefault(v, f"v{len(names)}"))
+        try:
+            PassManager(self.pipeline).run(graph, Context(self.target))
+            make_plan(graph, self.target)
+        except UnsupportedError as e:
+            return str(e).splitlines()[0]
+        return None
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

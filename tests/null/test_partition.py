@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
+import gpucompile
 from gpucompile.errors import FallbackError, ModelError, UnsupportedError
 from gpucompile.frontends.onnx.importer import import_model, import_partitioned
 from gpucompile.frontends.onnx.partition import DevicePart, HostPart, Partition
@@ -24,6 +25,7 @@ from gpucompile.ir.graph import Graph, Node, Value
 from gpucompile.ir.interpret import interpret
 from gpucompile.ir.partition import cut
 from gpucompile.plan.backends import DeviceAndHosts
+from gpucompile.plan.partitioned import PartitionedBundle
 from gpucompile.runtime.host import HOSTS, ONNXRUNTIME, REFERENCE, open_host
 from gpucompile.target import Target
 
@@ -337,6 +339,22 @@ def test_device_limits() -> None:
     why = reasons(parts(m))
     assert set(why) == {"look up"}
     assert re.search(r"table.* has 167772160 bytes, the target portable binds 134217728 at most", why["look up"])
+
+
+def test_what_has_no_kernel_is_found_by_trying(host: str) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "relu"),
+        helper.make_node("Softmax", ["r"], ["s"], "long lines", axis=1),
+        helper.make_node("Neg", ["s"], ["y"], "neg"),
+    ]
+    m = model(nodes, {"x": (FLOAT, [1, 6_000_000])}, ["y"])
+    with pytest.raises(UnsupportedError, match="one invocation would loop"):
+        gpucompile.compile(m)
+    bundle = gpucompile.compile(m, fallback="allow")
+    assert isinstance(bundle, PartitionedBundle)
+    assert [p.backend for p in bundle.manifest.parts] == ["wgpu", host, "wgpu"]
+    assert [n.name for n in bundle.fallback] == ["long lines"]
+    assert "softmax s: one invocation would loop" in bundle.fallback[0].reason
 
 
 def test_nodes_that_nobody_takes_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
