@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from gpucompile.plan.bundle import Bundle, Report
+    from gpucompile.plan.partitioned import PartitionedBundle
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import Executable, load
     from gpucompile.session import InferenceSession, IOBinding, SessionOptions, Tensor
@@ -57,6 +58,7 @@ __all__ = [
     "InputError",
     "ModelError",
     "ParseError",
+    "PartitionedBundle",
     "PassError",
     "Report",
     "SessionOptions",
@@ -75,6 +77,7 @@ _HOMES = {
     "Executable": "runtime.executable",
     "IOBinding": "session",
     "InferenceSession": "session",
+    "PartitionedBundle": "plan.partitioned",
     "Report": "plan.bundle",
     "SessionOptions": "session",
     "Tensor": "session",

@@ -57,7 +57,12 @@ class _OnnxRuntime:
         runtime = importlib.import_module("onnxruntime")
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # errors come as exceptions
-        self._session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._session = runtime.InferenceSession(
+            data,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # which prints and tries again
+        )
         for place in (*self._session.get_inputs(), *self._session.get_outputs()):
             if any(kind in place.type for kind in ("bfloat16", "float8", "float4", "int4", "int2", "complex")):
                 raise UnsupportedError(f"{place.name!r} is a {place.type}, which its Python interface does not have")
