@@ -41,7 +41,7 @@ class PartitionedExecutable(Executable):
         self._runs: list[Executable | HostModel] = []
         self._spare: list[dict[str, Any]] = []  # GPU buffers of runs that are done
         self._resident = resident(self.manifest)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open = True
         try:
             for i, part in enumerate(self.manifest.parts):

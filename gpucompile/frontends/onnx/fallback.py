@@ -24,8 +24,9 @@ from onnx import TensorProto, helper
 from gpucompile.errors import ConstraintError, ModelError, UnsupportedError
 from gpucompile.frontends.onnx.call import Absent, Anything, Builder, Opaque
 from gpucompile.frontends.onnx.scope import Scope, reads, where
-from gpucompile.frontends.onnx.tensors import DTYPES, data_type, element_type, to_array
+from gpucompile.frontends.onnx.tensors import DATA_TYPES, data_type, element_type, read_tensor
 from gpucompile.ir.graph import Constant, Graph, Node, Value
+from gpucompile.ir.op import NIBBLES
 from gpucompile.ir.types import TensorType
 
 #: An ONNX IR version that every host reads and in which initializers need not be inputs.
@@ -110,10 +111,15 @@ class HostModels:
         """The type of a value as ONNX writes it."""
         return thing.type if isinstance(thing, Opaque) else self.type_of(thing)
 
+    def tensor(self, operand: Value | np.ndarray, array: np.ndarray) -> TensorProto:
+        """What is known of an operand, as ONNX writes it."""
+        element = self.type_of(operand).tensor_type.elem_type
+        return onnx.numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(element), copy=False))
+
     def type_of(self, operand: Value | np.ndarray) -> onnx.TypeProto:
         """The type of an operand as ONNX writes it: bool and uint8 are both uint8 in the graph."""
-        t = operand.type if isinstance(operand, Value) else TensorType.of(operand)
-        element = self.builder.element(operand) or element_type(t.dtype.numpy)
+        t = self.builder.type(operand)
+        element = self.builder.element(operand) or element_type(t.dtype)
         return helper.make_tensor_type_proto(element, t.shape)
 
 
@@ -156,14 +162,9 @@ class _Writer:
             raise UnsupportedError(f"{name!r} is an optional without an element")
         else:
             tensor = self.graph.initializer.add()
-            tensor.CopyFrom(operand if isinstance(operand, TensorProto) else self.tensor(operand))
+            tensor.CopyFrom(operand if isinstance(operand, TensorProto) else self.models.tensor(operand, operand))
             tensor.name = name
         self.known.add(name)
-
-    def tensor(self, array: np.ndarray) -> TensorProto:
-        element = self.models.builder.element(array)
-        typed = array.astype(helper.tensor_dtype_to_np_dtype(element)) if element else array
-        return onnx.numpy_helper.from_array(typed)
 
 
 class Keeper:
@@ -246,12 +247,16 @@ class Keeper:
                 if tensor is None:
                     raise ModelError(f"{where(node)}: {name!r} is not defined anywhere")
                 operand = self._initializer(tensor)
+            if isinstance(operand, Value) and operand.constant is not None:
+                operand = self.models.tensor(operand, operand.constant)
             found[name] = operand
         return found
 
     def _initializer(self, tensor: TensorProto) -> HostOperand:
-        if tensor.data_type in DTYPES:
-            return self.models.builder.mark(to_array(tensor, self.models.folder), tensor.data_type)
+        if tensor.data_type in DATA_TYPES and DATA_TYPES[tensor.data_type] not in NIBBLES:
+            data = read_tensor(tensor, self.models.folder)
+            assert isinstance(data, np.ndarray)  # only 4-bit elements are a Literal
+            return self.models.builder.mark(data, tensor.data_type)
         if tensor.data_location == TensorProto.EXTERNAL:
             if self.models.folder is None:
                 raise ModelError(f"tensor {tensor.name!r} lies in a file: pass the model's path, not its contents")
@@ -301,12 +306,12 @@ class Keeper:
         if not kind.HasField("tensor_type"):
             what = (kind.WhichOneof("value") or "value of unknown type").removesuffix("_type")
             return Opaque(name, kind, f"which is a {what}")
-        if tensor.elem_type not in DTYPES:
+        if tensor.elem_type not in DATA_TYPES:
             return Opaque(name, kind, f"which has the data type {TensorProto.DataType.Name(tensor.elem_type).lower()}")
         if not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
             return Opaque(name, kind, "whose shape depends on the data")
         shape = tuple(d.dim_value for d in tensor.shape.dim)
-        result: Value | np.ndarray = np.zeros(shape, DTYPES[tensor.elem_type])
+        result: Value | np.ndarray = np.zeros(shape, DATA_TYPES[tensor.elem_type].numpy)
         if 0 not in shape:
             result = self.graph.add_input(name, TensorType(data_type(tensor.elem_type, name), shape))
         return self.models.builder.mark(result, tensor.elem_type)

@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from gpucompile.errors import UnsupportedError
 from gpucompile.frontends.onnx.fallback import HostModels, HostNode, Keeper, Thing, things
-from gpucompile.frontends.onnx.tensors import DTYPES, data_type
+from gpucompile.frontends.onnx.tensors import DATA_TYPES
 from gpucompile.ir.graph import Constant, Graph, Node, Value
 from gpucompile.ir.partition import Segment, cut, extract
 
@@ -192,7 +192,7 @@ def _kind(t: onnx.TypeProto) -> Kind:
         return Kind("unknown", ranked=False)
     tensor = t.tensor_type
     name = TensorProto.DataType.Name(tensor.elem_type).lower()
-    known = data_type(tensor.elem_type, name).value if tensor.elem_type in DTYPES else ""
+    known = DATA_TYPES[tensor.elem_type].value if tensor.elem_type in DATA_TYPES else ""
     dtype = known or name.replace("double", "float64")
     if not tensor.HasField("shape"):
         return Kind(dtype, ranked=False)
