@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpucompile.compiler import compile
+    from gpucompile.dynamic import DynamicExecutable, compile_dynamic
     from gpucompile.errors import (
         BundleError,
         ClosedError,
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
         ModelError,
         ParseError,
         PassError,
+        PrecisionWarning,
         TypeInferenceError,
         UnsupportedError,
         VerificationError,
     )
     from gpucompile.plan.bundle import Bundle, Report
     from gpucompile.plan.partitioned import PartitionedBundle
+    from gpucompile.runtime.buckets import BucketExecutable
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import Executable, load
     from gpucompile.session import InferenceSession, IOBinding, SessionOptions, Tensor
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BucketExecutable",
     "Bundle",
     "BundleError",
     "ClosedError",
@@ -49,6 +53,7 @@ __all__ = [
     "Device",
     "DeviceError",
     "DeviceLost",
+    "DynamicExecutable",
     "Executable",
     "FallbackError",
     "GpucompileError",
@@ -60,6 +65,7 @@ __all__ = [
     "ParseError",
     "PartitionedBundle",
     "PassError",
+    "PrecisionWarning",
     "Report",
     "SessionOptions",
     "Target",
@@ -68,12 +74,15 @@ __all__ = [
     "UnsupportedError",
     "VerificationError",
     "compile",
+    "compile_dynamic",
     "load",
 ]
 
 _HOMES = {
+    "BucketExecutable": "runtime.buckets",
     "Bundle": "plan.bundle",
     "Device": "runtime.device",
+    "DynamicExecutable": "dynamic",
     "Executable": "runtime.executable",
     "IOBinding": "session",
     "InferenceSession": "session",
@@ -83,6 +92,7 @@ _HOMES = {
     "Tensor": "session",
     "Target": "target",
     "compile": "compiler",
+    "compile_dynamic": "dynamic",
     "load": "runtime.executable",
 }
 

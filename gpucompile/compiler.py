@@ -4,76 +4,86 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
-from gpucompile.errors import GpucompileWarning, InputError, UnsupportedError
+from gpucompile.errors import InputError, UnsupportedError
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.text import print_graph
 from gpucompile.passmanager.base import Context
 from gpucompile.passmanager.manager import PassManager
 from gpucompile.plan.bundle import Bundle, Report
-from gpucompile.plan.planner import make_plan
+from gpucompile.plan.planner import Planned, make_plan, weight_store
 from gpucompile.plan.verify import verify
+from gpucompile.plan.weights import WeightStore
+from gpucompile.precision import check, convert
+from gpucompile.runtime.format import Bucket, FreeAxis
+from gpucompile.sizes import Sizes, find_free_axes
 from gpucompile.target import Target
 
 if TYPE_CHECKING:
     import onnx
 
-    from gpucompile.frontends.onnx.partition import Partition
     from gpucompile.plan.partitioned import PartitionedBundle
 
 Progress = Callable[[str, int, int], None]
-Model: TypeAlias = "str | Path | bytes | onnx.ModelProto | Graph"
+Source: TypeAlias = "str | Path | bytes | onnx.ModelProto"
 
+#: What may become of nodes that the device does not take.
 FALLBACKS = ("error", "warn", "allow")
 
 
 @overload
 def compile(
-    model: Model,
+    model: Source | Graph,
     target: Target | None = None,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, int | Sequence[int]] | None = None,
     pipeline: str = "default",
     plan: str = "balanced",
     progress: Progress | None = None,
+    precision: str = "f32",
     fallback: Literal["error"] = "error",
 ) -> Bundle: ...
 
 
 @overload
 def compile(
-    model: Model,
+    model: Source | Graph,
     target: Target | None = None,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, int | Sequence[int]] | None = None,
     pipeline: str = "default",
     plan: str = "balanced",
     progress: Progress | None = None,
+    precision: str = "f32",
     *,
     fallback: str,
 ) -> Bundle | PartitionedBundle: ...
 
 
 def compile(
-    model: Model,
+    model: Source | Graph,
     target: Target | None = None,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, int | Sequence[int]] | None = None,
     pipeline: str = "default",
     plan: str = "balanced",
     progress: Progress | None = None,
+    precision: str = "f32",
     fallback: str = "error",
 ) -> Bundle | PartitionedBundle:
     """Compile a model to a shader bundle.
 
     model     an ONNX file, its bytes, an onnx.ModelProto, or a Graph (which is not changed)
     target    what the code may rely on; default `Target.portable()`, which runs on every WebGPU device
-    dims      values for the model's free dimensions, by name
+    dims      values for the model's free dimensions, by name; `{"seq": [16, 64]}` makes a plan for each size, of which
+              a run takes the smallest that fits (see `load`), `{"batch": [1, 4], "seq": [16, 64]}` one for each pair
     pipeline  the passes to run: a named pipeline or pipeline text, see `gpucompile opt --help`
     plan      memory | balanced | overlap: how scratch memory is weighed against parallel branches
     progress  called with (phase, done, total)
+    precision f32, or f16: weights and activations in float16 where that does no harm (passes/precision.py says where),
+              sums in float32; inputs and outputs keep their types. `report.kept_float32` tells what stays float32; a
+              target without shader-f16 is warned about
     fallback  what becomes of ONNX nodes that the device does not take. `error` refuses the model; `warn` and `allow`
               leave them to the CPU (onnxruntime where it is installed, else onnx's ReferenceEvaluator), `warn` with a
               GpucompileWarning that names them. The result is then a PartitionedBundle, whose `fallback` lists them
@@ -87,93 +97,85 @@ def compile(
         raise InputError(f"dims must map names to sizes, as in {{'batch': 1}}, not {dims!r}")
     if fallback not in FALLBACKS:
         raise InputError(f"fallback is {fallback!r}, it must be one of {', '.join(FALLBACKS)}")
-    clock = _Clock()
-    found = model.clone() if isinstance(model, Graph) else _import(model, dims, target, fallback)
-    clock.lap("import")
-    options = _Options(target, pipeline, plan, progress)
+    check(precision, target)
+    sizes = Sizes.of(dims or {})
+    if isinstance(model, Graph) and sizes.lists:
+        raise InputError(f"dims: a Graph has no free dimensions, so {', '.join(sizes.lists)} cannot have several sizes")
+    options = Options(target, pipeline, plan, progress, precision)
+    if fallback == "error" or isinstance(model, Graph):
+        return _compile(model, sizes, options)
+    if not sizes.lists:
+        from gpucompile.fallback import compile_with_hosts
+
+        return compile_with_hosts(model, sizes, options, fallback == "warn")
     try:
-        bundle = _compile_either(found, options, clock, _source_hash(model), dims)
-    except UnsupportedError:
-        if fallback == "error" or isinstance(model, Graph):
-            raise
-        found = _import(model, dims, target, fallback, pipeline)  # finds out what has no kernel
-        clock.lap("import")
-        bundle = _compile_either(found, options, clock, _source_hash(model), dims)
-    if isinstance(bundle, Bundle):
-        return bundle
-    if fallback == "warn":
-        nodes = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in bundle.fallback)
-        warnings.warn(f"{len(bundle.fallback)} nodes run on the CPU: {nodes}", GpucompileWarning, stacklevel=2)
-    return bundle
-
-
-def compile_partition(
-    partition: Partition,
-    target: Target,
-    pipeline: str = "default",
-    plan: str = "balanced",
-    progress: Progress | None = None,
-    source_sha256: str = "",
-    dims: Mapping[str, int] | None = None,
-    seconds: Mapping[str, float] | None = None,
-) -> PartitionedBundle:
-    """Compile the device parts of a partition, and put all parts together; options as in `compile`, `seconds` what
-    phases before took."""
-    from gpucompile.plan.partitioned import assemble
-
-    options = _Options(target, pipeline, plan, progress)
-
-    def compile_graph(graph: Graph) -> Bundle:
-        return _compile_graph(graph, options, _Clock())
-
-    return assemble(partition, compile_graph, source_sha256, dims, seconds)
-
-
-def _compile_either(
-    found: Graph | Partition, options: _Options, clock: _Clock, source_sha256: str, dims: Mapping[str, int] | None
-) -> Bundle | PartitionedBundle:
-    if isinstance(found, Graph):
-        return _compile_graph(found, options, clock, source_sha256, dims)
-    o = options
-    return compile_partition(found, o.target, o.pipeline, o.plan, o.progress, source_sha256, dims, clock.seconds)
-
-
-def _import(
-    model: str | Path | bytes | onnx.ModelProto,
-    dims: Mapping[str, int] | None,
-    target: Target,
-    fallback: str,
-    pipeline: str = "",
-) -> Graph | Partition:
-    from gpucompile.frontends.onnx import importer  # 0.1 s, which a graph need not wait for
-
-    if fallback == "error":
-        return importer.import_model(model, dims)
-    from gpucompile.plan.backends import DeviceAndHosts, EachTried
-
-    backends = EachTried(target, pipeline) if pipeline else DeviceAndHosts(target)
-    return importer.import_partitioned(model, backends, dims)
+        return _compile(model, sizes, options)
+    except UnsupportedError as e:
+        raise UnsupportedError(f"{e}\n(nodes are left to the CPU for one size at a time, dims have several)") from e
 
 
 @dataclass(frozen=True)
-class _Options:
+class Options:
+    """How to compile; see `compile`."""
+
     target: Target
-    pipeline: str
-    plan: str
-    progress: Progress | None
+    pipeline: str = "default"
+    plan: str = "balanced"
+    progress: Progress | None = None
+    precision: str = "f32"
 
 
-def _compile_graph(
-    graph: Graph, options: _Options, clock: _Clock, source_sha256: str = "", dims: Mapping[str, int] | None = None
-) -> Bundle:
-    """The rest of the way of a graph, which is changed."""
+def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
+    """A bundle without parts for the CPU."""
     target = options.target
+    clock = Clock()
+    store = weight_store(target)
+    parts = []
+    for bound in sizes.combinations():
+        graph = model.clone() if isinstance(model, Graph) else import_model(model, sizes.fixed | bound)
+        clock.lap("import")
+        kept = convert(graph, options.precision, target)
+        name = "-".join(("base", *map(str, bound.values())))
+        parts.append(compile_graph(graph, options, clock, store, name))
+    largest = parts[-1]
+    buckets: Sequence[Bucket] = ()
+    axes: Sequence[FreeAxis] = ()
+    if sizes.lists and not isinstance(model, Graph):
+        buckets = sizes.buckets([p.planned.plan for p in parts])
+        axes = find_free_axes(model, sizes, [p.planned.plan for p in parts])
+        clock.lap("axes")
+    report = replace(
+        largest.report, kept_float32=kept, weight_bytes=sum(b.size for b in store.buffers), phases=clock.seconds
+    )
+    return Bundle(
+        [p.planned.plan for p in parts],
+        {sha: text for p in parts for sha, text in p.planned.shaders.items()},
+        store.shards,
+        gir=largest.gir,
+        source_sha256=source_hash(model),
+        dims=sizes.fixed,
+        report=report,
+        buckets=buckets,
+        free_axes=axes,
+    )
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One plan, what was done for it, and the graph as text."""
+
+    planned: Planned
+    report: Report
+    gir: str
+
+
+def compile_graph(graph: Graph, options: Options, clock: Clock, store: WeightStore, name: str = "base") -> Compiled:
+    """From a graph, which is changed, to a verified plan called `name`; its weights go to `store`."""
     before = sum(graph.statistics().values())
-    PassManager(options.pipeline).run(graph, Context(target), options.progress)
+    PassManager(options.pipeline).run(graph, Context(options.target), options.progress)
     clock.lap("passes")
-    planned = make_plan(graph, target, mode=options.plan, progress=options.progress)
-    clock.seconds.update(planned.seconds)
-    clock.restart()
+    planned = make_plan(graph, options.target, name, options.plan, options.progress, store)
+    clock.add(planned.seconds)
     verify(planned.plan)
     clock.lap("verify")
     report = Report(
@@ -185,19 +187,17 @@ def _compile_graph(
         weight_bytes=planned.plan.bytes_of("weight"),
         phases=clock.seconds,
     )
-    gir = print_graph(graph, literals="ref")
-    return Bundle(
-        [planned.plan],
-        planned.shaders,
-        planned.shards,
-        gir=gir,
-        source_sha256=source_sha256,
-        dims=dims,
-        report=report,
-    )
+    return Compiled(planned, report, print_graph(graph, literals="ref"))
 
 
-class _Clock:
+def import_model(model: str | Path | bytes | onnx.ModelProto, dims: Mapping[str, int] | None) -> Graph:
+    """The importer's function of this name."""
+    from gpucompile.frontends.onnx import importer  # 0.1 s, which a graph need not wait for
+
+    return importer.import_model(model, dims)
+
+
+class Clock:
     """Seconds per phase."""
 
     def __init__(self) -> None:
@@ -205,15 +205,23 @@ class _Clock:
         self.restart()
 
     def restart(self) -> None:
+        """Start the next lap now."""
         self._start = time.perf_counter()
 
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Laps that were taken elsewhere; the next starts now."""
+        for phase, s in seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + s
+        self.restart()
+
     def lap(self, phase: str) -> None:
+        """The time since the last lap goes to `phase`."""
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._start
         self._start = now
 
 
-def _source_hash(model: object) -> str:
+def source_hash(model: object) -> str:
     """sha256 of the model file or bytes; empty for models that only exist in memory."""
     if isinstance(model, bytes):
         return hashlib.sha256(model).hexdigest()

@@ -23,8 +23,9 @@ import onnx
 import onnx.checker
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
-from gpucompile.compiler import FALLBACKS, compile, compile_partition
+from gpucompile.compiler import FALLBACKS, Options, compile
 from gpucompile.errors import GpucompileWarning, InputError, UnsupportedError
+from gpucompile.fallback import compile_partition
 from gpucompile.frontends.onnx.call import DataDependentError
 from gpucompile.frontends.onnx.importer import Imported, InputSpec, import_parts
 from gpucompile.frontends.onnx.partition import HostPart, Partition
@@ -49,8 +50,8 @@ class GraphRunner:
     these."""
 
     def __init__(self, graph: Graph | Partition, device: Device | None) -> None:
-        portable = Target.portable()
-        bundle = compile(graph, portable) if isinstance(graph, Graph) else compile_partition(graph, portable)
+        options = Options(Target.portable())
+        bundle = compile(graph, options.target) if isinstance(graph, Graph) else compile_partition(graph, options)
         self.executable = load(bundle, device)
 
     def __call__(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:

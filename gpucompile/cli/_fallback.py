@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from gpucompile.cli._common import read_model, table
+from gpucompile.cli._common import read_model, single_sizes, table
 from gpucompile.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -46,13 +46,14 @@ def compile_model(args: argparse.Namespace, target: Target, progress: Progress |
     from gpucompile.compiler import compile
 
     dims = dict(args.dim)
-    model = read_model(args.model, dims) if args.model.endswith(".gir") else args.model
+    model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
+    options = (target, dims, args.pipeline, args.plan)
     fallback = "allow" if args.fallback == "warn" else args.fallback
     try:
-        bundle = compile(model, target, dims, args.pipeline, args.plan, progress, fallback=fallback)
+        bundle = compile(model, *options, progress, args.precision, fallback=fallback)
     except UnsupportedError:
         if args.explain and args.fallback == "error" and isinstance(model, str):
-            print(explained(manifest_of(compile(model, target, dims, args.pipeline, args.plan, fallback="allow"))))
+            print(explained(manifest_of(compile(model, *options, precision=args.precision, fallback="allow"))))
         raise
     manifest = manifest_of(bundle)
     nodes = [n for part in manifest.parts for n in part.nodes] if manifest else []

@@ -9,11 +9,19 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from gpucompile.cli._common import add_compile_options, choose_target, progress_bar, require_file, size
-from gpucompile.cli._fallback import add_fallback_options, compile_model, explained
+from gpucompile.cli._common import (
+    add_compile_options,
+    choose_target,
+    progress_bar,
+    read_model,
+    require_file,
+    size,
+)
+from gpucompile.cli._fallback import add_fallback_options, compile_model, explained, manifest_of
 
 if TYPE_CHECKING:
-    from gpucompile.plan.bundle import Report
+    from gpucompile.plan.bundle import Bundle, Report
+    from gpucompile.plan.partitioned import PartitionedBundle
 
 NAME = "compile"
 HELP = "compile a model to a shader bundle"
@@ -29,8 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     require_file(args.model)
-    from gpucompile.plan.partitioned import PartitionedBundle
-
     start = time.perf_counter()
     target = choose_target(args)
     with progress_bar(args.quiet) as progress:
@@ -39,12 +45,35 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         if bundle.report is not None:
             print(report_text(bundle.report))
-        if isinstance(bundle, PartitionedBundle):
-            print(f"parts    {len(bundle.parts)}, {len(bundle.fallback)} nodes on the CPU")
+        manifest = manifest_of(bundle)
+        if manifest is not None:
+            nodes = sum(len(part.nodes) for part in manifest.parts)
+            print(f"parts    {len(manifest.parts)}, {nodes} nodes on the CPU")
         if args.explain:
-            print(explained(bundle.manifest if isinstance(bundle, PartitionedBundle) else None))
+            print(explained(manifest))
+        if args.precision != "f32":
+            print(_precision_text(args, bundle))
         print(f"wrote    {path} in {time.perf_counter() - start:.2f} s, target {target.name or args.target}")
     return 0
+
+
+def _precision_text(args: argparse.Namespace, bundle: Bundle | PartitionedBundle) -> str:
+    """What stays float32, and the error against float32 of the smallest sizes compiled."""
+    from gpucompile.plan.partitioned import PartitionedBundle
+    from gpucompile.precision import error
+
+    lines = [f"  {n:5}  {what}" for what, n in (bundle.report.kept_float32 if bundle.report else {}).items()]
+    lines.insert(0, "float32  ops that stay in float32:" if lines else "float32  no op stays in float32")
+    if isinstance(bundle, PartitionedBundle):
+        lines.append("error    not known of models with parts on the CPU")
+        return "\n".join(lines)
+    dims = bundle.dims | (bundle.buckets[0].dims if bundle.buckets else {})
+    for name, e in error(read_model(args.model, dims), args.precision).items():
+        lines.append(
+            f"error    {name}: {e.largest:.3g}, {e.relative:.2%} of the largest magnitude, against float32 "
+            "(numpy, random input)"
+        )
+    return "\n".join(lines)
 
 
 def report_text(report: Report) -> str:

@@ -90,11 +90,12 @@ def _parts(bundle: PartitionedData, args: argparse.Namespace) -> int:
     return 0
 
 
-def _head(origin: str, m: Manifest | PartitionManifest) -> list[str]:
+def _head(origin: str, m: Manifest | PartitionManifest, buckets: Sequence[str] = ()) -> list[str]:
     return [
         f"{origin}: format {m.version}, by {m.producer}",
         f"source   {m.source_sha256 or 'unknown'}",
         f"dims     {', '.join(f'{k}={v}' for k, v in m.dims.items())}" if m.dims else "",
+        *buckets,
         *_ports("inputs", m.inputs),
         *_ports("outputs", m.outputs),
         f"licence  {m.licence.splitlines()[0]}" if m.licence else "",
@@ -103,7 +104,11 @@ def _head(origin: str, m: Manifest | PartitionManifest) -> list[str]:
 
 def _summary(bundle: BundleData) -> str:
     m = bundle.manifest
-    *head, licence = _head(bundle.origin, m)
+    buckets = [
+        f"{'' if i else 'buckets':8} {', '.join(f'{k}={v}' for k, v in b.dims.items())}: {', '.join(b.variants)}"
+        for i, b in enumerate(m.buckets)
+    ]
+    *head, licence = _head(bundle.origin, m, buckets)
     lines = [*head, f"weights  {size(sum(s.size for s in m.shards))} in {_count(len(m.shards), 'shard')}", licence]
     return "\n".join(line for line in lines if line)
 

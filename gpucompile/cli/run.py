@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random", action="store_true", help="random data for the inputs that no --input gives")
     parser.add_argument("--seed", type=int, default=0, help="of --random (default: %(default)s)")
     parser.add_argument("--repeat", metavar="N", type=positive, default=1, help="how often to run (default: once)")
+    parser.add_argument(
+        "--pad",
+        metavar="VALUE",
+        type=_pad,
+        default="error",
+        help="what fills inputs up to the sizes a model was compiled for: error (nothing does), zeros, or a number",
+    )
     parser.add_argument("--output", metavar="DIR", type=Path, help="write outputs to NAME.npy files in this folder")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
     add_compile_options(parser, target="native")
@@ -55,24 +62,33 @@ def _input(text: str) -> tuple[str, str]:
     return name, file
 
 
+def _pad(text: str) -> str | float:
+    if text in ("error", "zeros"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected error, zeros or a number, found {text!r}") from None
+
+
 def run(args: argparse.Namespace) -> int:
     from gpucompile.runtime.device import Device
-    from gpucompile.runtime.executable import load
+    from gpucompile.runtime.executable import make_executable
     from gpucompile.runtime.partitioned import PartitionedExecutable
     from gpucompile.runtime.parts import open_bundle
 
     files = {name: _load(name, file) for name, file in args.input}
     bundled = is_bundle(args.model)
-    changed = args.dim or args.pipeline != "default" or args.target != "native" or args.fallback != "error"
-    if bundled and changed:
-        options = "--dim, --pipeline, --target and --fallback"
+    chosen = (args.pipeline, args.target, args.precision, args.fallback)
+    if bundled and (args.dim or chosen != ("default", "native", "f32", "error")):
+        options = "--dim, --pipeline, --precision, --fallback and --target"
         raise InputError(f"{args.model} is compiled already: {options} only apply to models")
     with Device.open(prefer=args.device) as device:
         start = time.perf_counter()
         with progress_bar(args.quiet) as progress:
             bundle = open_bundle(args.model) if bundled else _compile(args, device, progress)
             compiled = time.perf_counter()
-            exe = load(bundle, device, progress)
+            exe = make_executable(bundle, device, progress, pad=args.pad)
         created = time.perf_counter()
         with exe:
             print(f"device   {device.name} ({device.backend})")

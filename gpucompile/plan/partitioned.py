@@ -18,6 +18,7 @@ from gpucompile.frontends.onnx.partition import DevicePart, HostPart, Partition
 from gpucompile.ir.graph import Graph
 from gpucompile.plan.backends import serialized
 from gpucompile.plan.bundle import Bundle, Progress, Report, json_text, version, write_bundle
+from gpucompile.plan.weights import Content
 from gpucompile.runtime.format import FORMAT_VERSION, Backend, Extent, HostNode, Part, PartitionManifest, Slot
 from gpucompile.runtime.parts import DEVICE, check_partition, fallback_of
 
@@ -123,12 +124,12 @@ class PartitionedBundle:
 
     def save(self, path: str | Path, progress: Progress | None = None) -> Path:
         """Write the bundle, as `Bundle.save` does."""
-        files = [("manifest.json", memoryview(json_text(self.manifest).encode()))]
+        files = [("manifest.json", Content.of(json_text(self.manifest).encode()))]
         for i, part in enumerate(self.parts):
             if isinstance(part, Bundle):
                 files += [(f"parts/{i}/{name}", data) for name, data in part.files()]
             else:
-                files.append((f"parts/{i}/model.onnx", memoryview(part.data)))
+                files.append((f"parts/{i}/model.onnx", Content.of(part.data)))
         return write_bundle(path, files, progress)
 
 

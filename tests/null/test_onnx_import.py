@@ -98,8 +98,8 @@ def test_free_dimensions_are_bound_by_name() -> None:
         assert part in str(error.value)
     with pytest.raises(InputError, match=r"no free dimension 'bach'; it has batch, x\[2\]"):
         import_model(made, {"bach": 2})
-    with pytest.raises(InputError, match="batch is 0, it must be a positive integer"):
-        import_model(made, {"batch": 0})
+    with pytest.raises(InputError, match="batch is -1, it must be an integer that is not negative"):
+        import_model(made, {"batch": -1})
 
 
 # external data -----------------------------------------------------------------------------------------------------

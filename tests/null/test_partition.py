@@ -19,11 +19,12 @@ from onnx.reference import ReferenceEvaluator
 
 import gpucompile
 from gpucompile.errors import FallbackError, ModelError, UnsupportedError
-from gpucompile.frontends.onnx.importer import import_model, import_partitioned
+from gpucompile.frontends.onnx.importer import import_model, import_partitioned, import_parts
 from gpucompile.frontends.onnx.partition import DevicePart, HostPart, Partition
 from gpucompile.ir.graph import Graph, Node, Value
 from gpucompile.ir.interpret import interpret
 from gpucompile.ir.partition import cut
+from gpucompile.ir.types import DataType, TensorType
 from gpucompile.plan.backends import DeviceAndHosts
 from gpucompile.plan.partitioned import PartitionedBundle
 from gpucompile.runtime.host import HOSTS, ONNXRUNTIME, REFERENCE, open_host
@@ -316,14 +317,21 @@ def test_sequences_of_values_and_names_for_one_value(host: str) -> None:
         assert got["n"] == 2
 
 
-def test_tensors_without_elements_as_outputs(host: str) -> None:
-    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Slice", ["x", "a", "a"], ["none"])]
+def test_tensors_without_elements_as_inputs_and_outputs(host: str) -> None:
+    nodes = [helper.make_node("NonZero", ["x"], ["y"], "where"), helper.make_node("Slice", ["x", "a", "a"], ["none"])]
+    nodes += [helper.make_node("Concat", ["e", "x"], ["joined"], axis=0), helper.make_node("Abs", ["e"], ["same"])]
+    outputs = ["y", "none", "joined", "same"]
+    m = model(nodes, {"x": (FLOAT, [2]), "e": (FLOAT, [0])}, outputs, {"a": np.zeros(1, np.int64)})
+    found = import_parts(m, {"x": TensorType(DataType.FLOAT32, (2,)), "e": np.zeros(0, np.float32)}, HERE)
+    assert found.partition is not None
+    assert reasons(found.partition).keys() == {"where"}
+    assert isinstance(found.results["none"], np.ndarray) and found.results["none"].shape == (0,)
+    got = run(found.partition, {"x": np.array([0, 2], np.float32)})
+    np.testing.assert_array_equal(got["y"], [[1]])
+    np.testing.assert_array_equal(got["joined"], [0, 2])
+    nodes = [helper.make_node("NonZero", ["x"], ["y"]), helper.make_node("Slice", ["x", "a", "a"], ["none"])]
     m = model(nodes, {"x": (FLOAT, [2])}, ["y", "none"], {"a": np.zeros(1, np.int64)})
-    found = parts(m)
-    assert reasons(found) == {"none": "a tensor without elements"}
-    got = run(found, {"x": np.ones(2, np.float32)})
-    assert got["none"].shape == (0,)
-    assert got["none"].dtype == np.float32
+    assert run(parts(m), {"x": np.ones(2, np.float32)})["none"].shape == (0,)
 
 
 def test_device_limits() -> None:

@@ -200,15 +200,6 @@ class Keeper:
         text = str(why).removeprefix(f"input {info.name!r} ").removesuffix(", which is not supported")
         return self._named(Opaque(info.name, info.type, f"which {text}"))
 
-    def synthetic(self, name: str, array: np.ndarray) -> Opaque:
-        """The result of a host node that gives a known array which no device can hold."""
-        proto = helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array))
-        node = HostNode(proto, "a tensor without elements", {})
-        self._take(node)
-        opaque = node.results[name] = self._named(Opaque(name, self.models.type_of(array), "which has no elements"))
-        self.makers[opaque] = node
-        return opaque
-
     # why not ---------------------------------------------------------------------------------------------------------
 
     def _rejected(self, last: Node | None) -> str | None:

@@ -84,7 +84,7 @@ def partition(
         elif result.size:
             ends[name] = keeper.models.builder.value(result)
         else:
-            ends[name] = keeper.synthetic(name, result)
+            ends[name] = graph.constant(result)
     return _Partitioner(graph, keeper, inputs, ends).run()
 
 
