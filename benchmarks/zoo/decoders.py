@@ -15,8 +15,8 @@ INT64 = TensorProto.INT64
 
 
 def gpt2(layers: int, channels: int, heads: int, vocabulary: int, length: int) -> onnx.ModelProto:
-    """Radford et al. 2019. int64 ids [batch, sequence], past keys and values -> logits [batch, sequence, vocabulary] and
-    present ones. Linear layers of attention are Gemm between two Reshape; the causal mask is sliced out of a stored
+    """Radford et al. 2019. int64 ids [batch, sequence], past keys and values -> logits [batch, sequence, vocabulary]
+    and present ones. Linear layers of attention are Gemm between two Reshape; the causal mask is sliced out of a stored
     one. The last layer is the transposed embedding."""
     w = Writer("gpt2", opset=13)
     ids = w.input("input_ids", ("batch", "sequence"), INT64)
@@ -113,7 +113,7 @@ def _repeated(w: Writer, x: str, groups: int, times: int, head: int) -> str:
 
 
 def _causal_and_padding(w: Writer, mask: str, count: str) -> str:
-    """Float32 [batch, 1, sequence, total]: the lowest number where a key is padding or in the future of its query, 0 else."""
+    """Float32 [batch, 1, sequence, total]: 0, or the lowest number where a key is padding or in its query's future."""
     total = w.size(mask, 1)
     start = w.node("Sub", total, count)
     keys = at.positions(w, w.constant(0, np.int64), total)

@@ -72,7 +72,7 @@ def _transformer(
 
 
 def vae_decoder(side: int, widths: Sequence[int], layers: int, groups: int = GROUPS) -> onnx.ModelProto:
-    """Latents float32 [batch, 4, side, side] -> images [batch, 3, 8 side, 8 side] (for four `widths`, outermost last)."""
+    """Latents float32 [batch, 4, side, side] -> images [batch, 3, 8 side, 8 side] for four `widths`, outermost last."""
     w = Writer("sd15_vae_decoder", opset=17)
     x = w.conv(w.input("latent_sample", ("batch", 4, side, side)), 4, 4, 1, gain=1.0)
     channels = widths[0]

@@ -94,8 +94,8 @@ def clip(
     side: int, patch: int, layers: int, channels: int, heads: int, text_channels: int, text_heads: int, vocabulary: int,
     length: int, shared: int,
 ) -> onnx.ModelProto:  # fmt: skip
-    """Radford et al. 2021, both towers. Pixels float32 [images, 3, side, side], int64 ids [texts, sequence] -> logits per
-    image [images, texts] and the normalised embeddings of both."""
+    """Radford et al. 2021, both towers. Pixels float32 [images, 3, side, side], int64 ids [texts, sequence] -> logits
+    per image [images, texts] and the normalised embeddings of both."""
     w = Writer("clip", opset=17)
     ids = w.input("input_ids", ("texts", "sequence"), INT64)
     x = _image_tokens(w, w.input("pixel_values", ("images", 3, side, side)), side, patch, channels, bias=False)
@@ -130,7 +130,7 @@ def _normalised(w: Writer, x: str) -> str:
     return w.node("Div", x, w.node("ReduceL2", x, axes=[-1], keepdims=1))
 
 
-# SAM -------------------------------------------------------------------------------------------------------------------
+# SAM ----------------------------------------------------------------------------------------------------------------
 
 
 def sam_encoder(

@@ -50,13 +50,15 @@ def _cached_attention(w: Writer, x: str, old: tuple[str, str], layer: int, chann
     return w.linear(_batched(w, q, k, v, heads, head, mask), channels, channels, gain=0.3)
 
 
-def _cross_attention(w: Writer, x: str, old: tuple[str, str], channels: int, heads: int, mask: str | None = None) -> str:
+def _cross_attention(
+    w: Writer, x: str, old: tuple[str, str], channels: int, heads: int, mask: str | None = None
+) -> str:
     """Attention of new tokens to the encoder's keys and values."""
     y = _batched(w, _queries(w, x, channels, heads), *old, heads, channels // heads, mask)
     return w.linear(y, channels, channels, gain=0.3)
 
 
-# Whisper ---------------------------------------------------------------------------------------------------------------
+# Whisper ------------------------------------------------------------------------------------------------------------
 
 
 def whisper_encoder(mels: int, frames: int, layers: int, channels: int, heads: int) -> onnx.ModelProto:
@@ -101,7 +103,7 @@ def whisper_decoder(layers: int, channels: int, heads: int, vocabulary: int, len
     return w.model()
 
 
-# T5 --------------------------------------------------------------------------------------------------------------------
+# T5 -----------------------------------------------------------------------------------------------------------------
 
 
 def _bucket(w: Writer, distance: str, buckets: int, both_ways: bool, farthest: int = 128) -> str:
@@ -164,8 +166,8 @@ def t5_encoder(layers: int, channels: int, heads: int, head: int, inner: int, vo
 
 
 def t5_decoder(layers: int, channels: int, heads: int, head: int, inner: int, vocabulary: int) -> onnx.ModelProto:
-    """int64 ids [batch, 1], the encoder's mask [batch, encoder_sequence], past keys and values of both -> logits [batch,
-    1, vocabulary] and the decoder's present ones. The last layer is the transposed embedding, scaled."""
+    """int64 ids [batch, 1], the encoder's mask [batch, encoder_sequence], past keys and values of both -> logits
+    [batch, 1, vocabulary] and the decoder's present ones. The last layer is the transposed embedding, scaled."""
     w = Writer("t5_decoder", opset=14)
     ids = w.input("input_ids", ("batch", 1), INT64)
     encoder_mask = w.input("encoder_attention_mask", ("batch", "encoder_sequence"), INT64)
@@ -183,7 +185,8 @@ def t5_decoder(layers: int, channels: int, heads: int, head: int, inner: int, vo
         y = at.rms_norm(w, x, channels)
         q = at.split_heads(w, w.linear(y, channels, wide, bias=False, gain=1 / head), heads, head)
         k, v = (
-            w.concat([old, at.split_heads(w, w.linear(y, channels, wide, bias=False), heads, head)], 2) for old in own[i]
+            w.concat([old, at.split_heads(w, w.linear(y, channels, wide, bias=False), heads, head)], 2)
+            for old in own[i]
         )
         at.present(w, i, "decoder.", k, v)
         y = at.merge_heads(w, at.attend(w, q, k, v, head, bias, scaled=False), wide)
@@ -198,7 +201,7 @@ def t5_decoder(layers: int, channels: int, heads: int, head: int, inner: int, vo
     return w.model()
 
 
-# M2M100 ----------------------------------------------------------------------------------------------------------------
+# M2M100 -------------------------------------------------------------------------------------------------------------
 
 
 def _sinusoids(w: Writer, where: str, channels: int, length: int) -> str:

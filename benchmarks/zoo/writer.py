@@ -194,7 +194,7 @@ class Writer:
         return self.add(self.weight(out, scale=0.1), y) if bias else y
 
     def group_norm(self, x: str, channels: int, groups: int, epsilon: float = 1e-5) -> str:
-        """As exported: InstanceNormalization of [N, groups, -1] without effect of its own scale, then scale and bias."""
+        """As exported: InstanceNormalization of [N, groups, -1] with scale 1, then scale and bias."""
         ones, zeros = self.constant([1.0] * groups), self.constant([0.0] * groups)
         flat = self.reshape(x, 0, groups, -1)
         normal = self.node("InstanceNormalization", flat, ones, zeros, epsilon=epsilon)
