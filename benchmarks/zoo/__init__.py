@@ -52,6 +52,7 @@ class Network:
         return feeds
 
 
+SQUEEZES = (16, 16, 32, 32, 48, 48, 64, 64)
 ONE = {"batch": 1}
 TEXT = {"batch": 1, "sequence": 128}
 STEP = {"batch": 1, "sequence": 1, "past_sequence": 31}
@@ -66,13 +67,13 @@ NETWORKS: dict[str, Network] = {
     "resnet50_v1": Network(
         classifiers.resnet50_v1,
         {"side": 224, "width": 64, "blocks": (3, 4, 6, 3), "classes": 1000},
-        {"side": 64, "width": 8, "blocks": (2, 1, 1, 1), "classes": 50},
+        {"side": 32, "width": 8, "blocks": (2, 2), "classes": 50},
         ONE,
     ),
     "resnet50_v2": Network(
         classifiers.resnet50_v2,
         {"side": 224, "width": 64, "blocks": (3, 4, 6, 3), "classes": 1000},
-        {"side": 64, "width": 8, "blocks": (2, 1, 1, 1), "classes": 50},
+        {"side": 32, "width": 8, "blocks": (2, 2), "classes": 50},
         ONE,
     ),
     "efficientnet_lite4": Network(
@@ -84,18 +85,18 @@ NETWORKS: dict[str, Network] = {
     "densenet121": Network(
         classifiers.densenet121,
         {"side": 224, "growth": 32, "blocks": (6, 12, 24, 16), "classes": 1000},
-        {"side": 64, "growth": 4, "blocks": (2, 3, 2, 2), "classes": 50},
+        {"side": 32, "growth": 4, "blocks": (2, 2), "classes": 50},
         ONE,
     ),
     "squeezenet_1_0": Network(
         classifiers.squeezenet,
-        {"version": "1.0", "side": 224, "width": 1.0, "classes": 1000},
-        {"version": "1.0", "side": 80, "width": 0.25, "classes": 50},
+        {"version": "1.0", "side": 224, "squeezes": SQUEEZES, "classes": 1000},
+        {"version": "1.0", "side": 80, "squeezes": (4,) * 8, "classes": 50},
     ),
     "squeezenet_1_1": Network(
         classifiers.squeezenet,
-        {"version": "1.1", "side": 224, "width": 1.0, "classes": 1000},
-        {"version": "1.1", "side": 64, "width": 0.25, "classes": 50},
+        {"version": "1.1", "side": 224, "squeezes": SQUEEZES, "classes": 1000},
+        {"version": "1.1", "side": 64, "squeezes": (4,) * 8, "classes": 50},
     ),
     "ferplus": Network(
         classifiers.ferplus,
@@ -109,11 +110,11 @@ NETWORKS: dict[str, Network] = {
     "deeplab_v3": Network(
         images.deeplab_v3,
         {"side": 520, "width": 64, "blocks": (3, 4, 6, 3), "aspp": 256, "classes": 21},
-        {"side": 64, "width": 8, "blocks": (1, 2, 2, 2), "aspp": 16, "classes": 5},
+        {"side": 64, "width": 4, "blocks": (1, 1, 1, 1), "aspp": 8, "classes": 5},
         ONE,
     ),
     "fast_neural_style": Network(
-        images.fast_neural_style, {"side": 224, "width": 32, "residuals": 5}, {"side": 48, "width": 8, "residuals": 2}
+        images.fast_neural_style, {"side": 224, "width": 32, "residuals": 5}, {"side": 32, "width": 4, "residuals": 1}
     ),
     "sd15_unet_block": Network(
         diffusion.unet_block,
@@ -124,7 +125,7 @@ NETWORKS: dict[str, Network] = {
     "sd15_vae_decoder": Network(
         diffusion.vae_decoder,
         {"side": 64, "widths": (512, 512, 256, 128), "layers": 3},
-        {"side": 8, "widths": (32, 32, 16), "layers": 2, "groups": 8},
+        {"side": 8, "widths": (16, 8), "layers": 1, "groups": 4},
         ONE,
     ),
     "sam_encoder": Network(

@@ -156,17 +156,18 @@ def densenet121(side: int, growth: int, blocks: Sequence[int], classes: int) -> 
     return w.model()
 
 
-def squeezenet(version: str, side: int, width: float, classes: int) -> onnx.ModelProto:
-    """Iandola et al. 2016, "1.0" or "1.1". Float32 [1, 3, side, side] -> [1, classes]."""
+def squeezenet(version: str, side: int, squeezes: Sequence[int], classes: int) -> onnx.ModelProto:
+    """Iandola et al. 2016, "1.0" or "1.1"; `squeezes`: the narrow widths of the fire modules. Float32 [1, 3, side,
+    side] -> [1, classes]."""
     w = Writer(f"squeezenet_{version}", opset=9)
     x = w.input("data", (1, 3, side, side))
     first, kernel, pools = (96, 7, (0, 3, 7)) if version == "1.0" else (64, 3, (0, 2, 4))
-    channels = int(first * width)
+    channels = first * squeezes[0] // 16
     x = w.relu(w.conv(x, 3, channels, kernel, 2, pad=0))
-    for i, filters in enumerate((16, 16, 32, 32, 48, 48, 64, 64)):
+    for i, squeeze in enumerate(squeezes):
         if i in pools:
             x = w.max_pool(x, 3, 2)
-        squeeze, expand = int(filters * width), int(4 * filters * width)
+        expand = 4 * squeeze
         x = w.relu(w.conv(x, channels, squeeze, 1))
         x = w.concat([w.relu(w.conv(x, squeeze, expand, k)) for k in (1, 3)], 1)
         channels = 2 * expand
