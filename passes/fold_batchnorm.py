@@ -106,7 +106,8 @@ def _batchnorm(node: Node, op: BatchNormalization, ctx: Context) -> Affine | Non
         return None
     m, v, s, b = (None if c is None else c.astype(np.float64) for c in map(constant_of, (mean, variance, scale, bias)))
     assert m is not None and v is not None
-    factor = (1 if s is None else s) / np.sqrt(v + op.epsilon)
+    with np.errstate(all="ignore"):  # a negative variance gives NaN here as it does in the op
+        factor = (1 if s is None else s) / np.sqrt(v + op.epsilon)
     return Affine((node,), x, op.axis if factor.size > 1 else None, factor, (0 if b is None else b) - m * factor)
 
 
