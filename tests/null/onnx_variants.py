@@ -6,6 +6,7 @@ in processes of their own (`Apart`), as a damaged model might crash or stop one.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -60,7 +61,8 @@ def theirs(seed: int, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray] | N
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(variant(seed)[1], options, providers=["CPUExecutionProvider"])
+        with contextlib.redirect_stdout(None):  # it prints some refusals
+            session = onnxruntime.InferenceSession(variant(seed)[1], options, providers=["CPUExecutionProvider"])
         return dict(zip((o.name for o in session.get_outputs()), session.run(None, feeds)))
     except Exception:
         return None

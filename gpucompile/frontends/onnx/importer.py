@@ -213,7 +213,8 @@ class _Import:
             raise UnsupportedError(f"input {info.name!r} has no shape; set one in the model")
         shape = []
         for axis, d in enumerate(tensor.shape.dim):
-            name = d.dim_param if d.dim_param not in ("", "?") else f"{info.name}[{axis}]"  # "?": so exporters say unknown
+            named = d.dim_param not in ("", "?")  # some exporters call all that they do not know "?"
+            name = d.dim_param if named else f"{info.name}[{axis}]"
             if d.HasField("dim_value") and d.dim_value > 0:
                 shape.append(d.dim_value)
                 continue
