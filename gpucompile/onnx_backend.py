@@ -24,11 +24,14 @@ from gpucompile.compiler import compile
 from gpucompile.errors import InputError, UnsupportedError
 from gpucompile.frontends.onnx.call import DataDependentError
 from gpucompile.frontends.onnx.importer import Imported, InputSpec, Result, import_parts
-from gpucompile.frontends.onnx.tensors import DTYPES, FOUR_BITS
+from gpucompile.frontends.onnx.tensors import DATA_TYPES
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.types import TensorType
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import load
+
+#: numpy's types for what tensors may be.
+_DTYPES = {t.numpy for t in DATA_TYPES.values()}
 
 #: A tensor, a sequence of them, or an optional without an element.
 Data: TypeAlias = np.ndarray | list["Data"] | None
@@ -90,7 +93,7 @@ class PreparedModel(BackendRep):
         if value is None or constant or not value.size:
             return value
         t = TensorType.of(value)
-        kind = next((FOUR_BITS.get(i.type.tensor_type.elem_type) for i in self.inputs if i.name == name), None)
+        kind = next((DATA_TYPES.get(i.type.tensor_type.elem_type) for i in self.inputs if i.name == name), None)
         return t if kind is None else t.with_dtype(kind)
 
     def _program(self, data: dict[str, Data]) -> tuple[Imported, Any]:
@@ -185,7 +188,7 @@ def _normal(name: str, value: Any) -> Data:
     array = array.view(np.uint8) if array.dtype == np.bool_ else array
     if array.dtype.name in ("int4", "uint4"):
         return array.astype(array.dtype.name.replace("4", "8"))
-    if array.dtype not in DTYPES.values():
+    if array.dtype not in _DTYPES:
         raise UnsupportedError(f"input {name!r} has the data type {array.dtype}, which is not supported")
     return array
 
@@ -212,7 +215,7 @@ def _finish(result: Result, computed: Mapping[str, np.ndarray], kind: onnx.TypeP
         kind = kind.optional_type.elem_type
     array = computed[result] if isinstance(result, str) else result
     element = kind.tensor_type.elem_type
-    if array is not None and element in (onnx.TensorProto.BOOL, *FOUR_BITS):
+    if array is not None and element in (onnx.TensorProto.BOOL, onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
         array = array.astype(onnx.helper.tensor_dtype_to_np_dtype(element))
     return array
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucompile.errors import TypeInferenceError
-from gpucompile.ir.graph import Graph, Node, Value
+from gpucompile.ir.graph import Graph, Literal, Node, Value
 from gpucompile.ir.op import MaybeType, Op
 from gpucompile.ops import conv, elementwise, movement, pool, reduction
 from gpucompile.ops.activation import Clamp, Relu
@@ -140,7 +140,8 @@ def shrink_operands(graph: Graph, node: Node, ctx: Context) -> Value | None:
             lead = next((i for i, d in enumerate(shape) if d != 1), len(shape))
             types[i] = v.type.with_shape(shape[lead:])
             if _keeps_types(node, types):
-                inputs[i] = graph.constant(v.constant.reshape(shape[lead:]), before=node, name=v.name)
+                literal = Literal(v.constant.reshape(shape[lead:]), types[i])
+                inputs[i] = graph.constant(literal, before=node, name=v.name)
                 changed = True
                 continue
         types[i] = v.type

@@ -4,7 +4,8 @@
                     scale and shift vary along one axis at most
     chains          affine(affine(x)) -> one scale and shift, if the value between has no other use
     conv2d, gemm    affine(conv2d(x, W, b)) -> conv2d(x, W * scale, b * scale + shift), same for gemm's columns
-    otherwise       -> x * scale + shift: one mul and one add, without those that do nothing
+    otherwise       -> x * scale + shift: one mul and one add, without those that do nothing; in float32 for float16,
+                    with casts around them, as rounded scales and shifts would err more than the ops they replace
 
 Scales and shifts are combined in float64 and rounded once. Weights must be constant and the product used only here.
 Linear time and one copy of the weights, whatever the length of the chain.
@@ -19,10 +20,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucompile.ir.graph import Graph, Node, Value, constant_of
+from gpucompile.ir.types import DataType
 from gpucompile.ops.activation import Linear
 from gpucompile.ops.contraction import Gemm
 from gpucompile.ops.conv import Conv2d
 from gpucompile.ops.elementwise import Add, Div, Mul, Sub
+from gpucompile.ops.logical import Cast
 from gpucompile.ops.normalize import BatchNormalization
 from gpucompile.passes._rewrite import erase, only_user
 from gpucompile.passmanager.base import Context, Pass
@@ -196,10 +199,15 @@ def _as_mul_add(graph: Graph, chain: Affine, ctx: Context) -> bool:
     if not normalises and len(needed) >= len(chain.nodes):
         return False
     value, last = chain.x, chain.nodes[-1]
+    half = value.type.dtype is DataType.FLOAT16
+    if half and needed:
+        value = graph.add(Cast(DataType.FLOAT32), value, before=last)
     for op, values in needed:
         shape = (values.size, *(1,) * (value.type.rank - (chain.axis or 0) - 1)) if values.size > 1 else ()
         constant = np.asarray(values, value.type.dtype.numpy).reshape(shape)
         value = graph.add(op, value, graph.constant(constant, before=last), before=last)
+    if half and needed:
+        value = graph.add(Cast(DataType.FLOAT16), value, before=last)
     ctx.count("mul and add", len(chain.nodes))
     return _replace(graph, chain, value)
 

@@ -6,12 +6,13 @@
 
 Three sweeps over the graph, each linear: epilogues of anchors, prologues of anchors, then maps of what is left.
 A producer is taken only if nobody else reads it (recomputing a movement would cost nothing, but kept alone it may
-become an alias). A reshape or concat at the edge of a group stays outside: the planner turns it into an alias.
+become an alias), or if all who do are in the same map and read it at the same coordinates. A reshape, a concat or a
+slice of rows at the edge of a group stays outside: the planner turns it into an alias.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpucompile.ir.graph import Constant, Graph, Literal, Node, Return, Value
 from gpucompile.ops.categories import Elementwise, Movement, Reduction
@@ -34,6 +35,11 @@ class _Group:
     root: Node
     anchor: Node | None
     members: dict[Node, None] = field(default_factory=dict)
+    aligned: set[Node] = field(default_factory=set)  # of a map: evaluated at the result's coordinates, so only once
+
+    def __post_init__(self) -> None:
+        if self.anchor is None:
+            self.aligned.add(self.root)
 
     def externals(self) -> dict[Value, None]:
         """Values read from outside that need a binding."""
@@ -142,14 +148,15 @@ class Fuse(Pass):
             node = v.producer
             if node is None or node in groups or not isinstance(node.op, (Elementwise, Movement)):
                 continue
-            if v.use_count != 1:
+            in_place = _at_result(group, v)
+            if v.use_count != 1 and not in_place:
                 ctx.remark(node, f"not fused into {group.root.op.name}: {v.use_count} operands read its result")
                 continue
             if not _types_fit(group.anchor, node):
                 continue
             if isinstance(node.op, Concat) and group.anchor is not None:
                 continue  # operands written side by side are better than a choice at every load
-            if often and isinstance(node.op, Elementwise) and _slow(node):
+            if often and isinstance(node.op, Elementwise) and _slow(node, groups):
                 ctx.remark(node, f"not fused into {group.root.op.name}: too slow to repeat for every tile")
                 continue
             if isinstance(node.op, Reshape) and not _worth(node, groups):
@@ -163,6 +170,8 @@ class Fuse(Pass):
                 continue
             group.members[node] = None
             groups[node] = group
+            if in_place:
+                group.aligned.add(node)
             taken = True
             stack.extend(node.operand_values)
         return taken
@@ -200,10 +209,26 @@ def _types_fit(anchor: Node | None, node: Node) -> bool:
     return all(v.type.dtype.bits != 64 for v in (*node.operand_values, node.output))
 
 
-def _slow(node: Node) -> bool:
+def _at_result(group: _Group, value: Value) -> bool:
+    """Whether a map evaluates `value` at the coordinates of its result and nowhere else, though several nodes may read
+    it: then it is computed once."""
+    return value.type.shape == group.root.output.type.shape and all(
+        node in group.aligned and isinstance(node.op, Elementwise) for node in value.users
+    )
+
+
+def _slow(node: Node, groups: dict[Node, _Group], depth: int = 4) -> bool:
+    """Whether a formula, or one that only it reads (through at most `depth` others), is too slow to repeat: together
+    they become one map."""
     assert isinstance(node.op, Elementwise)
     text = node.op.wgsl([f"x{i}" for i in range(len(node.operand_values))], "f32", "f32")
-    return any(f in text for f in _SLOW)
+    if any(f in text for f in _SLOW):
+        return True
+    above = [v.producer for v in node.operand_values if v.use_count == 1] if depth else []
+    return any(
+        n is not None and n not in groups and isinstance(n.op, Elementwise) and _slow(n, groups, depth - 1)
+        for n in above
+    )
 
 
 def _inline(value: Value) -> bool:
@@ -211,8 +236,28 @@ def _inline(value: Value) -> bool:
     return value.constant is not None and value.type.size == 1
 
 
+def _leave_rows_outside(graph: Graph, group: _Group) -> None:
+    """Where a group reads but some rows of a tensor, slice these outside: that is an alias, and groups that differ in
+    nothing but the rows that they read, as the steps of a recurrent network do, share one shader."""
+    for v in group.externals():
+        readers = [node for node in group.members if v in node.operand_values]
+        windows = [node.op for node in readers if isinstance(node.op, Slice)]
+        if v.constant is not None or v.type.rank == 0 or len(windows) < len(readers):
+            continue
+        begin = min(w.starts[0] for w in windows)
+        end = max(w.starts[0] + w.sizes[0] for w in windows)
+        rows, *rest = v.type.shape
+        if end - begin == rows or v.type.nbytes // rows % 4:  # the planner has aliases of whole words only
+            continue
+        outside = graph.add(Slice((begin, *(0 for _ in rest)), (end - begin, *rest)), v, before=group.root)
+        for node, window in zip(readers, windows, strict=True):
+            node.op = replace(window, starts=(window.starts[0] - begin, *window.starts[1:]))
+            node.inputs = (outside,)
+
+
 def _replace(graph: Graph, group: _Group, order: dict[Node, int]) -> None:
     """Put one `Fused` node in the place of the group's root, which is its last member."""
+    _leave_rows_outside(graph, group)
     members = sorted(group.members, key=order.__getitem__)
     body = Graph("body")
     inner: dict[Value, Value] = {}

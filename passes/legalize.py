@@ -5,8 +5,10 @@
     scatters of 8-bit elements        cast to 32 bits, scatter, cast back; reductions and pooling too
     layer_, instance_normalization    (x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + bias
     reductions of single elements     (no axes, or extents of 1) -> abs(x), x * x, log(x) or x, reshaped
+    concat of many narrow operands    concat of concats, as a kernel reads so many operands and no more
     gather and scatter by constants   int64 indices -> int32, where all fit
     cast(arg_max(x) as int64)         cast(arg_max(x) as int32), and arg_min
+    quantize_, dequantize_linear      casts and arithmetic, see _quantize.py
     outputs                           that are inputs, constants or another output -> identity of them
 
 Run fold-constants and dce first, so that what only served to compute shapes is gone. Linear time.
@@ -14,6 +16,7 @@ Run fold-constants and dce first, so that what only served to compute shapes is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -25,12 +28,14 @@ from gpucompile.ir.types import DataType
 from gpucompile.ops import elementwise, reduction
 from gpucompile.ops.activation import Clamp
 from gpucompile.ops.categories import Reduction
+from gpucompile.ops.conv import ConvTranspose2d
 from gpucompile.ops.gather import Indexed, Scatter
 from gpucompile.ops.logical import Cast
-from gpucompile.ops.movement import Reshape, Transpose
+from gpucompile.ops.movement import Concat, Reshape, Transpose
 from gpucompile.ops.normalize import BatchNormalization, InstanceNormalization, LayerNormalization
 from gpucompile.ops.pool import Pool2d
 from gpucompile.ops.scan import ArgMinMax
+from gpucompile.passes import _quantize
 from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passmanager.base import Context, Pass
 
@@ -220,7 +225,35 @@ def widen_bytes(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return add(Cast(dtype), add(node.op, *operands))
 
 
+# Others --------------------------------------------------------------------------------------------------------------
+
+
+def concat_in_parts(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """concat(a, b, c, ..) -> concat(concat(a, b, ..), concat(..), ..) where elements share words with their neighbours:
+    such operands are not written one by one, but read by one kernel, which has so many bindings and no more."""
+    op, values = node.op, node.operand_values
+    assert isinstance(op, Concat)
+    limit = ctx.target.limit("max-storage-buffers-per-shader-stage") - 1
+    inner = math.prod(node.output.type.shape[op.axis + 1 :])
+    bits = [v.type.shape[op.axis] * inner * v.type.dtype.bits for v in values]
+    wide = values[0].type.dtype.bits
+    if len(values) <= limit or wide >= 32 or (wide == 16 and all(b % 32 == 0 for b in bits)):
+        return None
+    chunks = [values[i : i + limit] for i in range(0, len(values), limit)]
+    return graph.add(op, *(graph.add(op, *c, before=node) if len(c) > 1 else c[0] for c in chunks), before=node)
+
+
+def whole_groups(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """Refuse a transposed convolution whose groups do not divide its channels, which has a type but no result."""
+    op, (x, filter) = node.op, node.operand_values[:2]
+    assert isinstance(op, ConvTranspose2d)
+    op.require_whole_groups(op.geometry(x.type, filter.type))
+    return None
+
+
 RULES: Rules = {
+    Concat: (concat_in_parts,),
+    ConvTranspose2d: (whole_groups,),
     Cast: (narrow_cast,),
     Indexed: (narrow_indices,),
     Scatter: (narrow_indices, widen_bytes),
@@ -230,4 +263,5 @@ RULES: Rules = {
     Pool2d: (widen_bytes,),
     reduction.ReduceLogSumExp: (reduction_of_nothing, log_sum_exp),
     BatchNormalization: (batch_norm,),
+    **_quantize.RULES,
 }

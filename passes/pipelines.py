@@ -1,6 +1,6 @@
 """The named pipelines: lists of phases, each a list of passes.
 
-    simplify    one normal form, constants evaluated, duplicates merged
+    simplify    recurrent networks step by step, one normal form, constants evaluated, duplicates merged
     normalise   batch normalisation and its like move into the weights before them
     layout      activations channels-last, weights in the kernels' order; the weights' transposes are evaluated
     tidy        what the layout left: transposes cancel, become views or move into weights
@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 PHASES: dict[str, str] = {
-    "simplify": "canonicalize,fold-constants,canonicalize,cse",
+    "simplify": "unroll,canonicalize,fold-constants,canonicalize,cse",
     "normalise": "fold-batchnorm",
     "layout": "layout,fold-constants",
     "tidy": "canonicalize,simplify-movement,fold-constants,canonicalize,cse",
@@ -25,5 +25,5 @@ PHASES: dict[str, str] = {
 PIPELINES: dict[str, str] = {
     "default": ",".join(PHASES.values()),
     "no-fuse": ",".join(text for phase, text in PHASES.items() if phase != "fuse"),
-    "none": "fold-constants," + PHASES["target"],
+    "none": "unroll,fold-constants," + PHASES["target"],
 }

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from types import CodeType, FunctionType
-from typing import Any
 
 import onnx
 
-import gpucompile.frontends.onnx.importer  # noqa: F401  (registers all import functions)
+from docs.generate import classes_of
 from gpucompile.frontends.onnx.call import MICROSOFT, entries
 from gpucompile.frontends.onnx.importer import OLDEST_OPSET
 from gpucompile.ir.op import Op
 
-FAMILY = "gpucompile.frontends.onnx"
 PATH = Path(__file__).parents[1] / "docs" / "onnx.md"
 
 #: Why an op of ONNX's own domain has no lowering. An op that is in neither place fails the test.
@@ -110,7 +107,7 @@ def _row(domain: str, name: str) -> tuple[str, str, str]:
     limit = (LIMITS_MICROSOFT if domain else LIMITS).get(name, "")
     found = entries().get((domain, name), ())
     if found:
-        ops = sorted({op for e in found for op in ops_of(e.function)})
+        ops = sorted({op.name for e in found for op in classes_of(e.function, name, set())})
         return versions, ", ".join(f"`{op}`" for op in ops) or "*nothing*", limit
     for op in Op.registry.values():
         if domain == "" and op.onnx == name:
@@ -119,34 +116,6 @@ def _row(domain: str, name: str) -> tuple[str, str, str]:
     if name not in REFUSED and (schema.has_function or schema.has_context_dependent_function):
         return versions, "*function body*", limit
     return versions, "", REFUSED[name]
-
-
-def ops_of(function: Any, seen: set[Any] | None = None) -> set[str]:
-    """The names of the ops that a function of the importer mentions, itself or in the functions it calls."""
-    seen = set() if seen is None else seen
-    found: set[str] = set()
-    codes = [function.__code__]
-    while codes:
-        code = codes.pop()
-        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
-        for name in code.co_names:
-            found |= _mentioned(function.__globals__.get(name), seen)
-    return found
-
-
-def _mentioned(thing: Any, seen: set[Any]) -> set[str]:
-    if isinstance(thing, Op) or (isinstance(thing, type) and issubclass(thing, Op)):
-        return set() if thing.abstract else {thing.name}
-    if isinstance(thing, dict):
-        return {op for v in thing.values() for op in _mentioned(v, seen)}
-    if isinstance(thing, tuple):
-        return {op for v in thing for op in _mentioned(v, seen)}
-    if isinstance(thing, type) and thing.__module__.startswith(FAMILY):
-        return {op for v in vars(thing).values() for op in _mentioned(v, seen)}
-    if isinstance(thing, FunctionType) and thing.__module__.startswith(FAMILY) and thing not in seen:
-        seen.add(thing)
-        return ops_of(thing, seen)
-    return set()
 
 
 def _versions(domain: str, name: str) -> str:

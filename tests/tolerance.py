@@ -42,6 +42,7 @@ BY_OP = {
 
 #: Ops compared with `relative * max|want|`.
 CONTRACTIONS = {"matmul": 2e-6, "gemm": 2e-6, "conv2d": 2e-6, "conv_transpose2d": 2e-6, "fused": 1e-5}
+CONTRACTIONS |= dict.fromkeys(("gru", "gru_cell", "lstm", "lstm_cell"), 1e-5)
 
 
 def bounds(op: str, want: np.ndarray) -> tuple[float, float]:

@@ -21,7 +21,8 @@ MaybeType = TensorType | None
 #: Which data types and ranks an operand may have: (data types, lowest rank, highest rank).
 Constraint = tuple[frozenset[DataType], int, int]
 
-ALL = frozenset(DataType) - {DataType.INT4, DataType.UINT4}
+NIBBLES = frozenset({DataType.INT4, DataType.UINT4})  # for quantized weights: moved and cast, no more
+ALL = frozenset(DataType) - NIBBLES
 FLOATS = frozenset({DataType.FLOAT32, DataType.FLOAT16})
 INTS = ALL - FLOATS
 MAX_RANK = 8

@@ -14,12 +14,14 @@ Runs = tuple[int, int, int, int]  # offset, size, count, stride in bytes, inside
 
 @dataclass(frozen=True)
 class Argument:
-    """One binding of a kernel: a storage, how it is accessed, and which of its bytes are read and written."""
+    """One binding of a kernel: a storage, how it is accessed, which of its bytes are read and written, and the byte
+    from which on it is bound."""
 
     storage: Storage
     access: Access
     reads: tuple[Runs, ...] = ()
     writes: tuple[Runs, ...] = ()
+    offset: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from gpucompile.errors import UnsupportedError
 from gpucompile.ir.op import FLOATS, Constraint, MaybeType, Op
 from gpucompile.ir.types import TensorType
 from gpucompile.ops.categories import Anchor, Cases, tensor
@@ -153,7 +154,7 @@ class ConvTranspose2d(Convolution):
         self.check_attributes(ins)
         n, c_in, h, w = by_name(input.shape, self.input_layout, "nchw")
         filter_in, per_group, kh, kw = by_name(filter.shape, self.filter_layout, "iohw")
-        if filter_in != c_in or self.groups < 1 or c_in % self.groups:
+        if filter_in != c_in or self.groups < 1:
             self.fail(ins, f"{c_in} input channels, {filter_in} in the filter, {self.groups} groups")
         sizes = []
         for axis, (extent, size) in enumerate(((h, kh), (w, kw))):
@@ -165,9 +166,16 @@ class ConvTranspose2d(Convolution):
             sizes.append(chosen)
         return Geometry(n, c_in, h, w, per_group * self.groups, kh, kw, sizes[0], sizes[1], self.groups)
 
+    def require_whole_groups(self, g: Geometry) -> None:
+        """Raise UnsupportedError where groups would share an input channel: the specification gives such operands a
+        result type, but no result."""
+        if g.c_in % g.groups:
+            raise UnsupportedError(f"{self.name}: {g.groups} groups do not divide {g.c_in} input channels")
+
     def reference(self, *ins: np.ndarray) -> np.ndarray:
         """One product a filter tap, added into a canvas from which the padding is cut."""
         g = self.geometry(TensorType.of(ins[0]), TensorType.of(ins[1]))
+        self.require_whole_groups(g)
         (sy, sx), (dy, dx), (top, _, left, _) = self.strides, self.dilations, self.padding
         wide = accumulator(ins[0].dtype, g.n * g.c_in * g.h * g.w * g.c_out * g.kh * g.kw // g.groups)
         x = to_layout(ins[0], self.input_layout, "nchw").astype(wide).reshape(g.n, g.groups, -1, g.h * g.w)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gpucompile.ir.op import ALL, Constraint
+from gpucompile.ir.op import ALL, NIBBLES, Constraint
 from gpucompile.ir.types import DataType
 from gpucompile.ops.categories import Cases, tensor
 from gpucompile.ops.formula import (
@@ -240,7 +240,7 @@ class Identity(Unary):
     """x"""
 
     onnx: ClassVar[str | None] = "Identity"
-    constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, *ANY_RANK)}
+    constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL | NIBBLES, *ANY_RANK)}
     formula: ClassVar[str] = "{x}"
     formula64: ClassVar[str] = "{x}"
     exact: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Ops that only move elements: reshape, transpose, slice, concat, pad, expand, tile, reverse, triangular.
+"""Ops that only move elements: reshape, transpose, slice, concat, pad, expand, tile, reverse and the like.
 
 Each gives its index map (`pieces`) for generated code and a numpy reference written independently of it.
 """
@@ -285,6 +285,38 @@ class Tile(Movement):
         yield cls(()), (tensor(),)
         yield cls((3, 2)), (tensor(2, 3, dtype=DataType.UINT8),)
         yield cls((2, 2)), (tensor(3, 3, dtype=DataType.INT32),)
+
+
+@dataclass(frozen=True)
+class Repeat(Movement):
+    """Each element `repetitions` times along each axis, neighbours of itself (numpy's repeat; not in WebNN, where
+    quantisation spreads its scales like this)."""
+
+    repetitions: tuple[int, ...] = ()
+
+    def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
+        (t,) = ins
+        if len(self.repetitions) != t.rank or min(self.repetitions, default=1) < 1:
+            self.fail(ins, f"repetitions {list(self.repetitions)} needs {t.rank} values from 1")
+        return (t.with_shape(tuple(r * d for r, d in zip(self.repetitions, t.shape, strict=True))),)
+
+    def reference(self, *ins: np.ndarray) -> np.ndarray:
+        out = ins[0]
+        for axis, count in enumerate(self.repetitions):
+            out = np.repeat(out, count, axis)
+        return out
+
+    def pieces(self, ins: Sequence[TensorType], out: TensorType, coords: Coords) -> tuple[Piece, ...]:
+        return (Piece(0, tuple(c // r for c, r in zip(coords, self.repetitions, strict=True))),)
+
+    @classmethod
+    def cases(cls) -> Cases:
+        yield cls((2, 3)), (tensor(3, 5),)
+        yield cls((1, 4)), (tensor(3, 5),)
+        yield cls((3, 1, 8)), (tensor(2, 3, 2),)
+        yield cls((5, 1)), (tensor(1, 4),)
+        yield cls(()), (tensor(),)
+        yield cls((2, 2)), (tensor(3, 3, dtype=DataType.UINT8),)
 
 
 @dataclass(frozen=True)

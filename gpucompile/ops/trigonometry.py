@@ -37,7 +37,7 @@ def atan_wgsl(x: str, t: str) -> str:
     base = f"select(select({t}(0), {literal(math.pi / 4, t)}, {middle}), {literal(math.pi / 2, t)}, {far})"
     square = f"({near} * {near})"
     value = f"({base} + {near} + {near} * {square} * {polynomial(_ATAN, square, t)})"
-    return f"select({value}, -{value}, {x} < {t}(0))"
+    return f"select(select({value}, -{value}, {x} < {t}(0)), {x}, {x} == {t}(0))"  # the zero keeps its sign
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from gpucompile.plan.arenas import order_and_assign
 from gpucompile.plan.bundle import Place, Weights, make_shards
 from gpucompile.plan.memory import Item, pack
 from gpucompile.plan.storage import Assignment, parts_of, written_in_parts
+from gpucompile.plan.windows import unwrapped, windowed
 from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, Step
 from gpucompile.target import DEFAULT_LIMITS, Target
 
@@ -103,7 +104,8 @@ def lower_graph(
             if isinstance(node.op, Concat) and written_in_parts(node, assignment.views[node.output]):
                 kernels += _copies(node, assignment, target)
             else:
-                kernels += lower(node, assignment.views, target)
+                views = windowed((*node.operand_values, *node.outputs), assignment.views)
+                kernels += map(unwrapped, lower(node, views, target))
         except UnsupportedError as e:
             if str(e) not in problems:
                 problems.append(str(e))
@@ -116,15 +118,16 @@ def _copies(node: Node, assignment: Assignment, target: Target) -> list[Kernel]:
     """Kernels that copy the operands of a concat which do not lie in the result already."""
     assert isinstance(node.op, Concat)
     parts = parts_of(node, assignment.views[node.output])
-    kernels = []
+    kernels: list[Kernel] = []
     for i in assignment.copies[node]:
         v = node.operand_values[i]
         body = Graph("copy")
         source = body.add_input("in0", v.type)
         result = body.add(Reshape(v.type.shape), source)
         body.set_outputs({"out": result})
-        problem = Problem(f"{label_of(node)}[{i}]", body, {source: assignment.views[v], result: parts[i]}, target)
-        kernels += SCHEDULES[-1].emit(problem, None)
+        views = windowed((source, result), {source: assignment.views[v], result: parts[i]})
+        problem = Problem(f"{label_of(node)}[{i}]", body, views, target)
+        kernels += map(unwrapped, SCHEDULES[-1].emit(problem, None))
     return kernels
 
 
@@ -171,10 +174,15 @@ def _assemble(
             if set(a.reads) & set(a.writes):  # in place: what is written is another value
                 generation[a.storage] = generation.get(a.storage, 0) + 1
             writes += _regions(a, a.writes, generation, numbers, where)
-        bindings = tuple(Binding(*where[a.storage], _padded(a.storage), a.access) for a in kernel.arguments)
+        bindings = tuple(_binding(a, where) for a in kernel.arguments)
         steps.append(Step(shader, kernel.grid, bindings, kernel.label, tuple(reads), tuple(writes)))
     plan = Plan(name, _requires(kernels, buffers), tuple(index), tuple(buffers), tuple(steps), inputs, outputs, bound)
     return plan, shaders
+
+
+def _binding(a: Argument, where: dict[Storage, tuple[int, int]]) -> Binding:
+    buffer, offset = where[a.storage]
+    return Binding(buffer, offset + a.offset, _padded(a.storage) - a.offset, a.access)
 
 
 def _port(name: str, view: View, buffers: list[Buffer], where: dict[Storage, tuple[int, int]]) -> Port:

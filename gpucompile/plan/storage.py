@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from gpucompile.ir.graph import Constant, Graph, Node, Return, Value
 from gpucompile.ir.index import Index, strides_of
 from gpucompile.kernels.schedules import find_anchor
@@ -23,6 +21,7 @@ from gpucompile.kernels.view import Storage, View, storage_bytes
 from gpucompile.ops.categories import Elementwise
 from gpucompile.ops.fused import Fused
 from gpucompile.ops.movement import Concat, Reshape, Slice
+from gpucompile.runtime.nibbles import pack_nibbles
 
 
 @dataclass
@@ -47,7 +46,7 @@ def assign(graph: Graph, in_place: bool = True) -> Assignment:
         if isinstance(node.op, Constant):
             v = node.output
             array = node.op.value.array
-            array = nibbles(array) if v.type.dtype.bits == 4 else array
+            array = pack_nibbles(array) if v.type.dtype.bits == 4 else array
             views[v] = View.whole(Storage("weight", storage_bytes(v.type), v.name, array=array), v.type)
     for node in graph.nodes_reversed:
         _place_operands(node, views)
@@ -57,12 +56,6 @@ def assign(graph: Graph, in_place: bool = True) -> Assignment:
     if in_place:
         _share_in_place(graph, out)
     return out
-
-
-def nibbles(array: np.ndarray) -> np.ndarray:
-    """4-bit elements, one a byte, as bytes of two, the first in the low half."""
-    flat = np.append(array.reshape(-1), np.zeros(array.size % 2, array.dtype)).view(np.uint8) & 15
-    return np.asarray(flat[::2] | (flat[1::2] << 4))
 
 
 def _placeable(value: Value, views: dict[Value, View]) -> bool:

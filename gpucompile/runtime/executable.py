@@ -21,6 +21,7 @@ from gpucompile.errors import BundleError, ClosedError, InputError
 from gpucompile.runtime.bundle import BundleLike, read_bundle
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.format import BufferKind, Plan, Port
+from gpucompile.runtime.nibbles import pack_nibbles, unpack_nibbles
 from gpucompile.runtime.player import Player, Progress
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -69,7 +70,7 @@ class Executable:
         device.require_open()
         self.device = device
         self.plan = select_plan(bundle, device)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a device found lost while it is held closes what runs on it
         self._player: Player | None = Player(device, self.plan, bundle, progress, submits)
         places = self._player.places
         self._outputs = [(p, places[p.buffer][1], math.prod(p.shape), NUMPY_DTYPES[p.dtype]) for p in self.outputs]
@@ -264,7 +265,8 @@ class Executable:
             raise InputError(f"input {port.name!r} is {value.dtype}{list(value.shape)}; {self._expected()}")
         array = np.ascontiguousarray(value)
         if port.dtype in ("int4", "uint4"):
-            array = _pack_nibbles(array, port)
+            _check_nibbles(array, port)
+            array = pack_nibbles(array)
         if array.nbytes % 4:
             array = np.concatenate((array.reshape(-1).view(np.uint8), np.zeros(-array.nbytes % 4, np.uint8)))
         return array
@@ -276,24 +278,16 @@ class Executable:
                 continue
             if port.dtype in ("int4", "uint4"):
                 nibbles = np.frombuffer(data, np.uint8, (count + 1) // 2, offset)
-                result[port.name] = _unpack_nibbles(nibbles, count, port.dtype == "int4").reshape(port.shape)
+                result[port.name] = unpack_nibbles(nibbles, port.shape, port.dtype == "int4")
             else:
                 result[port.name] = np.frombuffer(data, dtype, count, offset).reshape(port.shape).copy()
         return result
 
 
-def _pack_nibbles(array: Array, port: Port) -> Array:
+def _check_nibbles(array: Array, port: Port) -> None:
     low, high = (-8, 7) if port.dtype == "int4" else (0, 15)
     if array.size and (array.min() < low or array.max() > high):
         raise InputError(f"input {port.name!r}: values outside {low}..{high} of {port.dtype}")
-    flat = array.reshape(-1).view(np.uint8) & 15
-    even = np.concatenate((flat, np.zeros(flat.size % 2, np.uint8)))
-    return np.asarray(even[0::2] | even[1::2] << 4)
-
-
-def _unpack_nibbles(packed: npt.NDArray[np.uint8], count: int, signed: bool) -> Array:
-    flat = np.stack((packed & 15, packed >> 4), axis=1).reshape(-1)[:count]
-    return ((flat ^ 8).astype(np.int8) - np.int8(8)) if signed else flat.copy()
 
 
 def load(

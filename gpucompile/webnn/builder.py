@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucompile.compiler import compile
-from gpucompile.errors import TypeInferenceError, UnsupportedError
+from gpucompile.errors import TypeInferenceError
 from gpucompile.ir.graph import Constant, Graph, Literal, Value
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.runtime.executable import load
 from gpucompile.webnn.objects import MLGraph, MLOperand, MLOperandDescriptor, MLTensor
-from gpucompile.webnn.operators import ALIASES, OPERATORS, UNRESTRICTED, complete, extra_options, op_class
+from gpucompile.webnn.operators import ALIASES, OPERATORS, SEQUENCES, UNRESTRICTED, complete, extra_options, op_class
 from gpucompile.webnn.validation import (
     array_of,
     attribute,
@@ -36,10 +36,11 @@ class MLGraphBuilder:
     """Builds one graph for a context. Options are keyword arguments, each method also takes `label`, which messages
     name. A call that fails changes nothing.
 
-    Operators that the compiler lacks raise UnsupportedError; everything the specification forbids, TypeInferenceError
-    (a TypeError and a ValueError)."""
+    What the specification forbids raises TypeInferenceError (a TypeError and a ValueError)."""
 
     def __init__(self, context: MLContext) -> None:
+        if not callable(getattr(context, "create_graph_builder", None)):
+            raise TypeInferenceError(f"MLGraphBuilder: {context!r} is not an MLContext")
         context._require_open()
         self._context = context
         self._graph = Graph("webnn")
@@ -68,39 +69,42 @@ class MLGraphBuilder:
         """A constant: an array; bytes or an array with data type and shape; a number with a data type; or an MLTensor
         of `create_constant_tensor`. The data is copied. The specification's order (descriptor or data type first) is
         understood as well."""
-        where = f"constant{f' {label!r}' if label else ''}"
+        where = _where("constant", label)
         self._require_open(where)
         if isinstance(value, MLTensor):
-            array = self._from_tensor(value, where)
+            literal = self._from_tensor(value, where)
         else:
             if isinstance(value, (str, DataType)):  # constant(data_type, value)
                 value, data_type = data_type, value
             elif isinstance(value, (Mapping, MLOperandDescriptor)):  # constant(descriptor, buffer)
                 value, descriptor, data_type = data_type, value, None
-            array = self._array(value, data_type, shape, descriptor, where)
-        check_size(TensorType.of(array), self._context._max_bytes, where)
-        return MLOperand(self, self._graph.constant(Literal(array), name=label))
+            literal = self._literal(value, data_type, shape, descriptor, where)
+        check_size(literal.type, self._context._max_bytes, where)
+        return MLOperand(self, self._graph.constant(literal, name=label))
 
-    def _array(self, value: Any, dtype: Any, shape: Any, descriptor: Any, where: str) -> np.ndarray:
+    def _literal(self, value: Any, dtype: Any, shape: Any, descriptor: Any, where: str) -> Literal:
         if isinstance(value, (int, float)) and shape is None and descriptor is None:
             if dtype is None:
                 raise TypeInferenceError(f"{where}: a number needs a data type")
-            return scalar_of(value, data_type(dtype, where))
+            kind = data_type(dtype, where)
+            return Literal(scalar_of(value, kind), TensorType(kind, ()))
         if shape is None and descriptor is None and isinstance(value, (np.ndarray, np.generic)):
             try:
                 kind = DataType.of(value.dtype) if dtype is None else data_type(dtype, where)
             except KeyError:
                 raise TypeInferenceError(f"{where}: {value.dtype} is no data type of a tensor") from None
-            return array_of(value, TensorType(kind, tuple(value.shape)), where)
-        return array_of(value, self._descriptor(dtype, shape, descriptor, where), where)
+            type = TensorType(kind, tuple(value.shape))
+        else:
+            type = self._descriptor(dtype, shape, descriptor, where)
+        return Literal(array_of(value, type, where), type)
 
-    def _from_tensor(self, tensor: MLTensor, where: str) -> np.ndarray:
+    def _from_tensor(self, tensor: MLTensor, where: str) -> Literal:
         if tensor._context is not self._context:
             raise TypeInferenceError(f"{where}: {tensor!r} belongs to another context")
         if tensor.destroyed or not tensor.constant:
             why = "was destroyed" if tensor.destroyed else "is not constant; use create_constant_tensor"
             raise TypeInferenceError(f"{where}: {tensor!r} {why}")
-        return np.asarray(tensor._constant)
+        return Literal(np.asarray(tensor._constant), tensor._type)
 
     def _descriptor(self, dtype: Any, shape: Any, descriptor: Any, where: str) -> TensorType:
         if isinstance(dtype, (Mapping, MLOperandDescriptor)):
@@ -149,8 +153,6 @@ class MLGraphBuilder:
         where = _where(name, label)
         self._require_open(where)
         cls = op_class(name)
-        if cls is None:
-            raise UnsupportedError(f"{where}: this operator is not implemented yet")
         parameters = OPERATORS[name]
         if len(args) > len(parameters):
             raise TypeInferenceError(f"{where}: takes {', '.join(parameters)}; options are keyword arguments")
@@ -183,8 +185,8 @@ class MLGraphBuilder:
         attributes: dict[str, Any] = {}
         for key, value in given.items():
             if key not in hints and key not in extra:
-                known = ", ".join([*hints, *extra, *(o.rstrip("?") for o in cls.operands if o.endswith("?"))])
-                raise TypeInferenceError(f"{where}: there is no option {key}; there are {known or 'none'}, label")
+                known = [*hints, *extra, *(o.rstrip("?") for o in cls.operands if o.endswith("?")), "label"]
+                raise TypeInferenceError(f"{where}: there is no option {key}; options: {', '.join(known)}")
             if value is not None:
                 finite = (name, key) not in UNRESTRICTED
                 attributes[key] = attribute(hints.get(key, str), value, f"{where}: {key}", finite)
@@ -194,17 +196,17 @@ class MLGraphBuilder:
         self, name: str, attributes: dict[str, Any], values: Sequence[Value | None], where: str, label: str = ""
     ) -> Any:
         cls = op_class(name)
-        assert cls is not None
         types = [None if v is None else v.type for v in values]
         try:
             op = complete(name, cls, types, attributes)
             for i, t in enumerate(op.result_types(*types)):
-                check_size(t, self._context._max_bytes, f"result {i}")
+                check_size(t, self._context._max_bytes, f"{name}: result {i}")
         except TypeInferenceError as e:
-            raise TypeInferenceError(f"{where}: {e}" if "'" in where else str(e)) from None
+            text = str(e) if where == name else f"{where}: {e}"
+            raise TypeInferenceError(text + _names(cls, values)) from None
         node = self._graph.insert(op, tuple(values), name=label)
         out = [MLOperand(self, v) for v in node.outputs]
-        return out[0] if len(out) == 1 else out
+        return out if name in SEQUENCES else out[0]
 
     def _operand(self, value: object, name: str, where: str) -> Value:
         if not isinstance(value, MLOperand):
@@ -265,7 +267,16 @@ def _keep_needed(graph: Graph) -> None:
 
 
 def _where(name: str, label: object) -> str:
+    if not isinstance(label, str):
+        raise TypeInferenceError(f"{name}: label is {label!r}, a string is wanted")
     return f"{name} {label!r}" if label else name
+
+
+def _names(cls: type[Op], values: Sequence[Value | None]) -> str:
+    """What the operands that have a name are called: the end of a message about their types."""
+    op = object.__new__(cls)  # only asked how it calls its operands
+    named = [f"{op.operand_name(i)} is {v.name!r}" for i, v in enumerate(values) if v is not None and v.name]
+    return f" ({', '.join(named[:8])})" if named else ""
 
 
 def _method(name: str) -> Callable[..., Any]:
@@ -278,9 +289,7 @@ def _method(name: str) -> Callable[..., Any]:
     return method
 
 
-def _about(cls: type[Op] | None) -> str:
-    if cls is None:
-        return "not implemented yet."
+def _about(cls: type[Op]) -> str:
     options = [*(f.name for f in fields(cls)), *(o.rstrip("?") for o in cls.operands if o.endswith("?"))]
     return f"{cls.__doc__}\n\nOptions: {', '.join(o for o in options if o not in OPERATORS[cls.name])}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future, InvalidStateError
@@ -12,9 +13,13 @@ from typing import Any
 import numpy as np
 
 from gpucompile.errors import ClosedError, InputError, TypeInferenceError, UnsupportedError
+from gpucompile.ir.op import NIBBLES
 from gpucompile.ir.types import TensorType
 from gpucompile.passmanager.pipeline import parse_pipeline
+from gpucompile.runtime.buffers import require_usable
 from gpucompile.runtime.device import Device, default_device
+from gpucompile.runtime.executable import Executable
+from gpucompile.runtime.nibbles import pack_nibbles
 from gpucompile.target import Target
 from gpucompile.webnn import limits
 from gpucompile.webnn.builder import MLGraphBuilder
@@ -62,6 +67,8 @@ class ML:
         if isinstance(gpu_device, Device):
             return MLContext(gpu_device, target, pipeline)
         if gpu_device is not None:
+            if not hasattr(gpu_device, "create_command_encoder"):
+                raise TypeInferenceError(f"create_context: {gpu_device!r} is no GPUDevice")
             return MLContext(Device.wrap(gpu_device), target, pipeline)
         if power_preference == "default" and accelerated:
             return MLContext(default_device(), target, pipeline)
@@ -100,6 +107,7 @@ class MLContext:
         self._alive: weakref.WeakSet[MLTensor | MLGraph] = weakref.WeakSet()
         self._readback = Readback(device)
         self._destroyed = False
+        self._lock = threading.RLock()  # wgpu-native aborts the process when a buffer is destroyed before its submit
         self.lost: Future[str] = Future()
         device.on_lost(self._lose)
 
@@ -127,11 +135,12 @@ class MLContext:
             self._device.close()
 
     def _lose(self, reason: str) -> None:
+        with self._lock:
+            for each in list(self._alive):
+                each.destroy()
+            self._readback.clear()
         with contextlib.suppress(InvalidStateError):  # the first reason counts
             self.lost.set_result(reason)
-        for each in list(self._alive):
-            each.destroy()
-        self._readback.clear()
 
     def __enter__(self) -> MLContext:
         return self
@@ -169,14 +178,14 @@ class MLContext:
     def import_gpu_buffer(
         self, buffer: Any, data_type: Any, shape: Any = None, readable: bool = False, writable: bool = False
     ) -> MLTensor:
-        """A tensor in a caller's `wgpu.GPUBuffer` of this device, which needs the usages COPY_SRC and COPY_DST. The
-        caller keeps owning it."""
+        """A tensor in a caller's `wgpu.GPUBuffer` of this device, which needs the usages COPY_SRC and COPY_DST and
+        whole words; graphs work on it without a copy if it also has STORAGE and whole vectors of 16 bytes. The caller
+        keeps owning it: `destroy` leaves the buffer alone."""
         type = self._type(data_type, shape, "import_gpu_buffer")
         u = self._device.api.BufferUsage
         if not isinstance(buffer, self._device.api.GPUBuffer):
             raise TypeInferenceError(f"import_gpu_buffer: {buffer!r} is not a GPUBuffer of {self._device!r}")
-        if getattr(buffer, "_device", self._device.handle) is not self._device.handle:
-            raise TypeInferenceError("import_gpu_buffer: the buffer belongs to another device")
+        require_usable(buffer, self._device.handle, "import_gpu_buffer")
         if buffer.size < _padded(type):
             raise TypeInferenceError(f"import_gpu_buffer: {type} needs {_padded(type)} bytes, there are {buffer.size}")
         if missing := [n for n in ("COPY_SRC", "COPY_DST") if not buffer.usage & getattr(u, n)]:
@@ -207,10 +216,13 @@ class MLContext:
         self._check(tensor, "write_tensor")
         if not tensor.writable:
             raise InputError(f"write_tensor: {tensor!r} is not writable")
-        self._upload(tensor, array_of(data, tensor._type, "write_tensor"))
+        array = array_of(data, tensor._type, "write_tensor")
+        with self._lock:
+            self._check(tensor, "write_tensor")
+            self._upload(tensor, array)
 
     def _upload(self, tensor: MLTensor, array: np.ndarray) -> None:
-        data = array.reshape(-1).view(np.uint8)
+        data = pack_nibbles(array) if tensor._type.dtype in NIBBLES else array.reshape(-1).view(np.uint8)
         if data.size % 4:
             data = np.concatenate((data, np.zeros(-data.size % 4, np.uint8)))
         with self._device.guard(f"writing {tensor!r}"):
@@ -218,7 +230,8 @@ class MLContext:
 
     def read_tensor(self, tensor: MLTensor, out: Any = None) -> Any:
         """The contents of a readable tensor after everything dispatched so far, as a new array; or copied into `out`,
-        an array or writable buffer of the same number of bytes, which is then returned."""
+        an array or writable buffer of the same number of bytes, which is then returned. 4-bit tensors come as bytes of
+        two elements, the first one in the lower half: a flat uint8 array."""
         return self._start_read(tensor, out).wait()
 
     def read_tensor_async(self, tensor: MLTensor, out: Any = None) -> Coroutine[Any, Any, Any]:
@@ -230,7 +243,9 @@ class MLContext:
         self._check(tensor, "read_tensor")
         if not tensor.readable:
             raise InputError(f"read_tensor: {tensor!r} is not readable")
-        return self._readback.start(tensor, out)
+        with self._lock:
+            self._check(tensor, "read_tensor")
+            return self._readback.start(tensor, out)
 
     def _check(self, tensor: object, where: str) -> None:
         if not isinstance(tensor, MLTensor):
@@ -239,18 +254,25 @@ class MLContext:
             raise TypeInferenceError(f"{where}: {tensor!r} belongs to another context")
         if tensor.destroyed:
             raise InputError(f"{where}: {tensor!r} was used after destroy")
+        if not tensor._owned:
+            require_usable(tensor.gpu_buffer, self._device.handle, where)
 
     # ------------------------------------------------------------------ running
 
     def dispatch(self, graph: MLGraph, inputs: Mapping[str, MLTensor], outputs: Mapping[str, MLTensor]) -> None:
         """Run a graph on tensors, after everything dispatched so far; returns at once. Reading an output waits."""
-        self._require_open()
-        if not isinstance(graph, MLGraph) or graph._context is not self:
-            raise TypeInferenceError(f"dispatch: {graph!r} is no graph of this context")
-        if graph._executable is None:
-            raise InputError("dispatch: the graph was used after destroy")
+        executable = self._executable(graph, "dispatch")
+        with self._lock:
+            self._check_tensors(graph, inputs, outputs)
+            executable.dispatch(
+                {name: t.gpu_buffer for name, t in inputs.items()}, {name: t.gpu_buffer for name, t in outputs.items()}
+            )
+
+    def _check_tensors(self, graph: MLGraph, inputs: Mapping[str, MLTensor], outputs: Mapping[str, MLTensor]) -> None:
         seen: dict[int, str] = {}
         for kind, given, wanted in (("input", inputs, graph.inputs), ("output", outputs, graph.outputs)):
+            if not isinstance(given, Mapping):
+                raise TypeInferenceError(f"dispatch: {kind}s must be a dict of tensors by name, not {given!r}")
             for name in given:
                 if name not in wanted:
                     raise TypeInferenceError(f"dispatch: there is no {kind} {name!r}; there are {', '.join(wanted)}")
@@ -267,26 +289,33 @@ class MLContext:
                 if id(tensor.gpu_buffer) in seen:
                     raise TypeInferenceError(f"{where}: the tensor is {seen[id(tensor.gpu_buffer)]} as well")
                 seen[id(tensor.gpu_buffer)] = f"{kind} {name!r}"
-        graph._executable.dispatch(
-            {name: t.gpu_buffer for name, t in inputs.items()}, {name: t.gpu_buffer for name, t in outputs.items()}
-        )
 
     def compute(
         self, graph: MLGraph, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
         """Run a graph on arrays and wait: the specification's older spelling. `outputs` are arrays to fill; without
         them new ones are made. Returns arrays by output name."""
-        self._require_open()
-        if not isinstance(graph, MLGraph) or graph._context is not self or graph._executable is None:
-            raise TypeInferenceError(f"compute: {graph!r} is no graph of this context")
-        result = graph._executable.run({name: np.asarray(a) for name, a in inputs.items()})
+        result = self._executable(graph, "compute").run(inputs)
         if outputs is None:
             return result
         for name, array in outputs.items():
-            if name not in result or array.shape != result[name].shape or array.dtype != result[name].dtype:
+            have = result.get(name)
+            if (
+                not isinstance(array, np.ndarray)
+                or have is None
+                or (array.shape, array.dtype) != (have.shape, have.dtype)
+            ):
                 raise InputError(f"compute: output {name!r} does not fit {graph!r}")
-            array[...] = result[name]
+            array[...] = have
         return dict(outputs)
+
+    def _executable(self, graph: object, where: str) -> Executable:
+        self._require_open()
+        if not isinstance(graph, MLGraph) or graph._context is not self:
+            raise TypeInferenceError(f"{where}: {graph!r} is no graph of this context")
+        if graph._executable is None:
+            raise InputError(f"{where}: {graph!r} was used after destroy")
+        return graph._executable
 
     # ------------------------------------------------------------------ limits
 

@@ -17,6 +17,8 @@ from gpucompile.ir.types import DataType, TensorType
 from gpucompile.webnn.operators import OPERATORS, op_class
 from gpucompile.webnn.validation import DATA_TYPES
 
+Types = tuple[TensorType | None, ...]
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -41,8 +43,7 @@ def op_support_limits(supported: frozenset[DataType], max_bytes: int) -> dict[st
         **{name: everything for name in ("input", "constant", "output")},
     }
     for name in (*OPERATORS, "split"):
-        if name == "split" or op_class(name) is not None:
-            result[name] = {key: each.structure(supported) for key, each in operator_limits(name).items()}
+        result[name] = {key: each.structure(supported) for key, each in operator_limits(name).items()}
     return result
 
 
@@ -52,7 +53,6 @@ def operator_limits(name: str) -> dict[str, Limits]:
     if name == "split":  # several slices of at least one axis
         return {"input": Limits(lowest=1), "outputs": Limits(lowest=1)}
     cls = op_class(name)
-    assert cls is not None
     operands = {o.rstrip("?*"): Limits(*cls.constraints.get(o.rstrip("?*"), ())) for o in cls.operands}
     return operands | _results(cls, operands)
 
@@ -82,29 +82,31 @@ def _ranks(
     return 0, MAX_RANK
 
 
-def _samples(op: Op, types: tuple[TensorType | None, ...]) -> Iterator[tuple[list[TensorType], tuple[TensorType, ...]]]:
+def _samples(op: Op, types: Types) -> Iterator[tuple[list[TensorType], tuple[TensorType, ...]]]:
     """Valid operand types and their result types: the case, and the case in other data types."""
-    for variant in _variants(op):
-        yield from _infer(variant, types)
-        for dtype in {t.dtype for t in types if t is not None}:
-            for other in ALL - {dtype}:
-                changed = tuple(replace(t, dtype=other) if t is not None and t.dtype is dtype else t for t in types)
-                yield from _infer(variant, changed)
+    for variant, changed in variants(op, types):
+        if (outs := results(variant, changed)) is not None:
+            yield [t for t in changed if t is not None], outs
 
 
-def _variants(op: Op) -> Iterator[Op]:
-    """The op, with every data type in attributes that are data types."""
-    yield op
+def variants(op: Op, types: Types) -> Iterator[tuple[Op, Types]]:
+    """A case, then the same with other data types: of attributes, and of all operands that share one. Many are not
+    valid."""
+    ops = [op]
     for f in fields(op):
-        value = getattr(op, f.name)
-        if isinstance(value, DataType):
-            for other in ALL - {value}:
-                yield replace(op, **{f.name: other})
+        if isinstance(value := getattr(op, f.name), DataType):
+            ops += [replace(op, **{f.name: other}) for other in DATA_TYPES if other is not value]
+    for variant in ops:
+        yield variant, types
+        for dtype in dict.fromkeys(t.dtype for t in types if t is not None):
+            for other in DATA_TYPES:
+                if other is not dtype:
+                    yield variant, tuple(replace(t, dtype=other) if t and t.dtype is dtype else t for t in types)
 
 
-def _infer(op: Op, types: tuple[TensorType | None, ...]) -> Iterator[tuple[list[TensorType], tuple[TensorType, ...]]]:
+def results(op: Op, types: Types) -> tuple[TensorType, ...] | None:
+    """The result types, None for operand types that the op does not take."""
     try:
-        results = op.result_types(*types)
+        return op.result_types(*types)
     except TypeInferenceError:
-        return
-    yield [t for t in types if t is not None], results
+        return None

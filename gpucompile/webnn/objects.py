@@ -105,9 +105,10 @@ class MLTensor:
 
     def destroy(self) -> None:
         """Free the GPU memory. What was dispatched before still runs; using the tensor again is an InputError."""
-        buffer, self._buffer = self._buffer, None
-        if buffer is not None and self._owned:
-            buffer.destroy()
+        with self._context._lock:
+            buffer, self._buffer = self._buffer, None
+            if buffer is not None and self._owned:
+                buffer.destroy()
 
     def __repr__(self) -> str:
         return f"<MLTensor {self.data_type}{list(self.shape)}{' destroyed' if self.destroyed else ''}>"

@@ -1,7 +1,6 @@
 """The specification's operators: positional parameters, in its order. Everything else follows from the op classes.
 
-Options are a class's remaining fields and optional operands. A name without a class is an operator that the compiler
-does not have yet; it appears by itself once the class exists.
+Options are a class's remaining fields and optional operands.
 """
 
 from __future__ import annotations
@@ -48,13 +47,15 @@ ALIASES = {
 #: Options of type MLNumber; every other number is a `double`, which must be finite.
 UNRESTRICTED = {("clamp", "min_value"), ("clamp", "max_value"), ("pad", "value")}
 
+#: Operators that return a list of operands, be it of one.
+SEQUENCES = frozenset({"gru", "lstm", "lstm_cell"})
+
 _POOLS = ("average_pool2d", "l2_pool2d", "max_pool2d")
 
 
-def op_class(name: str) -> type[Op] | None:
-    """The class of an operator, None where the compiler has none yet."""
-    assert ops is not None  # importing it registers the classes
-    return Op.registry.get(name)
+def op_class(name: str) -> type[Op]:
+    """The class of an operator."""
+    return ops.OPS[name]
 
 
 def extra_options(name: str) -> dict[str, Any]:
@@ -66,6 +67,8 @@ def complete(name: str, cls: type[Op], types: Sequence[TensorType | None], given
     """The op with the given attributes, and with the defaults that depend on operand types."""
     if name == "transpose" and "permutation" not in given and types[0] is not None:
         given["permutation"] = tuple(reversed(range(types[0].rank)))
+    if name == "quantize_linear" and "output_data_type" not in given and types[2] is not None:
+        given["output_data_type"] = types[2].dtype
     if name == "clamp":  # a bound that is NaN does not bound
         given = {k: v for k, v in given.items() if v == v}
     if name in _POOLS:

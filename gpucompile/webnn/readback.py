@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucompile.errors import InputError
+from gpucompile.ir.op import NIBBLES
 from gpucompile.runtime.device import Device
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ class Read:
             if self._target is not None:
                 self._target[:] = data
                 return self._out
+            if type.dtype in NIBBLES:
+                return data.copy()
             return data.copy().view(type.dtype.numpy).reshape(type.shape)
         finally:
             del data

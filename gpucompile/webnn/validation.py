@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from gpucompile.errors import TypeInferenceError
-from gpucompile.ir.op import ALL, MAX_RANK, Op
+from gpucompile.ir.literals import limits
+from gpucompile.ir.op import MAX_RANK, NIBBLES, Op
 from gpucompile.ir.types import DataType, TensorType
+from gpucompile.runtime.nibbles import unpack_nibbles
 
-#: MLOperandDataType.
-DATA_TYPES = tuple(d for d in DataType if d in ALL)
+#: MLOperandDataType. int4 and uint4 stood in the specification until 2026; they serve as quantized weights.
+DATA_TYPES = tuple(DataType)
 _NAMES = {d.value: d for d in DATA_TYPES}
 _MAX_LONG = 2**32 - 1
 _MAX_DIMENSION = 2**31 - 1  # "valid dimension"
@@ -138,16 +140,14 @@ def attribute(hint: Any, value: object, where: str, finite: bool = True) -> Any:
 
 def array_of(value: Any, type: TensorType, where: str) -> np.ndarray:
     """A new array of this type from an array, or from bytes in row-major order: whatever has the buffer protocol, or a
-    uint8 array."""
+    uint8 array. 4-bit elements come two in a byte, or as an array of the tensor's shape, one in a byte."""
     dtype = type.dtype.numpy
+    if type.dtype in NIBBLES:
+        return _nibbles_of(value, type, where)
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 != dtype and value.nbytes == type.nbytes:
         value = value.tobytes()
     if not isinstance(value, (np.ndarray, np.generic)):
-        try:
-            raw = memoryview(value).tobytes()
-        except TypeError:
-            found = value.__class__.__name__
-            raise TypeInferenceError(f"{where}: a numpy array or bytes are wanted, not {found}") from None
+        raw = _bytes_of(value, where)
         if len(raw) != type.nbytes:
             raise TypeInferenceError(f"{where}: {len(raw)} bytes given, {type} takes {type.nbytes}")
         return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype).reshape(type.shape)
@@ -162,12 +162,39 @@ def array_of(value: Any, type: TensorType, where: str) -> np.ndarray:
     return np.array(value, dtype, order="C").reshape(type.shape)
 
 
+def _bytes_of(value: Any, where: str) -> bytes:
+    """The bytes of an object with the buffer protocol."""
+    try:
+        return memoryview(value).tobytes()
+    except TypeError:
+        found = value.__class__.__name__
+        raise TypeInferenceError(f"{where}: a numpy array or bytes are wanted, not {found}") from None
+
+
+def _nibbles_of(value: Any, type: TensorType, where: str) -> np.ndarray:
+    """`array_of` for 4-bit types."""
+    if not isinstance(value, (np.ndarray, np.generic)):
+        value = np.frombuffer(_bytes_of(value, where), np.uint8)
+    if value.shape == type.shape and value.dtype == type.dtype.numpy:
+        low, high = limits(type.dtype)
+        if value.min() < low or value.max() > high:
+            raise TypeInferenceError(f"{where}: values outside {low}..{high}, the range of {type.dtype.value}")
+        return np.array(value, order="C")
+    if value.dtype != np.uint8 or value.size != type.nbytes:
+        raise TypeInferenceError(
+            f"{where}: {value.dtype}{list(value.shape)} given; {type} takes {type.dtype.numpy}{list(type.shape)}, "
+            f"or {type.nbytes} bytes of two elements"
+        )
+    packed = np.asarray(value, np.uint8).reshape(-1)
+    return unpack_nibbles(packed, type.shape, type.dtype.is_signed)
+
+
 def scalar_of(value: float, dtype: DataType) -> np.ndarray:
     """ "cast an MLNumber": floats are rounded, integers are truncated and saturate; NaN becomes 0."""
     if dtype.is_float:
         with np.errstate(over="ignore"):
             return np.array(value, np.float64).astype(dtype.numpy)
-    info = np.iinfo(dtype.value)
+    low, high = limits(dtype)
     if value != value:
         return np.array(0, dtype.numpy)
-    return np.array(int(min(max(value, info.min), info.max)), dtype.numpy)
+    return np.array(int(min(max(value, low), high)), dtype.numpy)

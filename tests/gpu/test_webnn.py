@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gpucompile.errors import ClosedError, GpucompileError, InputError, TypeInferenceError, UnsupportedError
-from gpucompile.webnn import ML, MLContext, MLGraph, MLGraphBuilder
-
-F32 = np.float32
-
-
-@pytest.fixture
-def context(device: Any) -> Iterator[MLContext]:
-    with ML().create_context(gpu_device=device) as context:
-        yield context
-
-
-def example(context: MLContext) -> MLGraph:
-    """(a + b) * (c + d) with constants a, c and inputs b, d."""
-    builder = MLGraphBuilder(context)
-    shape = [1, 2, 2, 2]
-    half = np.full(shape, 0.5, F32)
-    a, c = builder.constant(half), builder.constant(half.tobytes(), data_type="float32", shape=shape)
-    b, d = (builder.input(name, data_type="float32", shape=shape) for name in ("b", "d"))
-    return builder.build({"out": builder.mul(builder.add(a, b), builder.add(c, d))})
-
-
-def increment(context: MLContext, by: float = 1.0) -> MLGraph:
-    builder = MLGraphBuilder(context)
-    x = builder.input("x", "float32", [3])
-    return builder.build({"y": builder.add(x, builder.constant(by, data_type="float32"))})
-
-
-def tensors(context: MLContext, count: int, shape: tuple[int, ...] = (3,)) -> list[Any]:
-    return [context.create_tensor("float32", shape, readable=True, writable=True) for _ in range(count)]
+from gpucompile.webnn import ML, MLContext, MLGraphBuilder
+from tests.webnn_graphs import F32, example, increment, tensors
 
 
 def test_the_published_example(context: MLContext) -> None:
@@ -113,6 +85,55 @@ def test_constant_tensors(context: MLContext) -> None:
     assert context.compute(graph, {"x": data})["y"].tolist() == [1, 4, 9]
     with pytest.raises(TypeInferenceError, match="constant"):
         MLGraphBuilder(context).constant(tensors(context, 1)[0])
+
+
+def test_tensors_of_4_bits(context: MLContext) -> None:
+    """Two elements in a byte where bytes are passed, one in a byte where arrays of the tensor's shape are."""
+    tensor = context.create_tensor("int4", [5], readable=True, writable=True)
+    context.write_tensor(tensor, np.array([1, -2, 7, -8, 3], np.int8))
+    packed = context.read_tensor(tensor)
+    assert packed.dtype == np.uint8 and packed.tolist() == [0xE1, 0x87, 0x03]
+    for same in (packed, packed.tobytes()):
+        context.write_tensor(tensor, same)
+        assert context.read_tensor(tensor).tolist() == packed.tolist()
+    with pytest.raises(TypeInferenceError, match=r"values outside -8\.\.7, the range of int4"):
+        context.write_tensor(tensor, np.array([1, 2, 3, 4, 8], np.int8))
+    with pytest.raises(TypeInferenceError, match=r"or 3 bytes of two elements"):
+        context.write_tensor(tensor, bytes(4))
+
+
+def test_weights_of_4_bits(context: MLContext) -> None:
+    """Constants of int4, from bytes, from an array and from a constant tensor, dequantised in blocks of two."""
+    values = np.array([[1, -2, 7, -8]], np.int8)
+    want = (values.astype(F32) - [[1, 1, -1, -1]]) * [[0.5, 0.5, 2, 2]]
+    for source in (values, bytes([0xE1, 0x87]), context.create_constant_tensor("int4", [1, 4], values)):
+        builder = MLGraphBuilder(context)
+        given = {} if not isinstance(source, (np.ndarray, bytes)) else {"data_type": "int4", "shape": [1, 4]}
+        weights = builder.constant(source, **given)
+        assert (weights.data_type, weights.shape) == ("int4", (1, 4))
+        scale = builder.constant(np.array([[0.5, 2]], F32))
+        zero_point = builder.constant(np.array([[1, -1]], np.int8), "int4", [1, 2])
+        x = builder.input("x", "float32", [1, 4])
+        graph = builder.build({"y": builder.add(x, builder.dequantize_linear(weights, scale, zero_point))})
+        np.testing.assert_array_equal(context.compute(graph, {"x": np.zeros((1, 4), F32)})["y"], want)
+
+
+def test_quantize_linear_takes_its_type_from_the_zero_point(context: MLContext) -> None:
+    builder = MLGraphBuilder(context)
+    x = builder.input("x", "float32", [3])
+    scale = builder.constant(np.array([0.5], F32))
+    for dtype in ("int8", "uint8", "int4", "uint4"):
+        zero_point = builder.constant(np.array([1], dtype.replace("4", "8")), dtype, [1])
+        assert builder.quantize_linear(x, scale, zero_point).data_type == dtype
+
+
+def test_recurrent_operators_return_lists(context: MLContext) -> None:
+    builder = MLGraphBuilder(context)
+    x, w, r = (builder.input(n, "float32", s) for n, s in (("x", [2, 1, 3]), ("w", [1, 6, 3]), ("r", [1, 6, 2])))
+    assert [y.shape for y in builder.gru(x, w, r, 2, 2)] == [(1, 1, 2)]
+    assert [y.shape for y in builder.gru(x, w, r, 2, 2, return_sequence=True)] == [(1, 1, 2), (2, 1, 1, 2)]
+    with pytest.raises(TypeInferenceError, match="the input has 2 steps, not 3"):
+        builder.gru(x, w, r, 3, 2)
 
 
 def test_dispatch_checks(context: MLContext, device: Any) -> None:

@@ -30,6 +30,8 @@ from gpucompile.ops.formula import literal
 from gpucompile.ops.logical import Cast, LogicalAnd, Where
 from gpucompile.ops.normalize import BatchNormalization, LocalResponseNormalization
 from gpucompile.ops.pool import AveragePool2d, L2Pool2d, MaxPool2d, Pool2d
+from gpucompile.ops.quantize import DequantizeLinear, QuantizeLinear
+from gpucompile.ops.recurrent import Gru, GruCell, Lstm
 from gpucompile.ops.reduction import ReduceLogSumExp, ReduceSum
 from gpucompile.ops.softmax import Softmax
 
@@ -50,12 +52,14 @@ def data(op: Op, types: tuple[TensorType | None, ...], seed: int = 0) -> list[np
     ]
 
 
-def run(op: Op, arrays: list[np.ndarray | None]) -> tuple[np.ndarray, ...]:
-    """The op alone in a graph, verified and interpreted: checks the reference's type against `infer`."""
+def run(
+    op: Op, arrays: list[np.ndarray | None], types: tuple[TensorType | None, ...] | None = None
+) -> tuple[np.ndarray, ...]:
+    """The op alone in a graph, verified and interpreted: checks the reference's type against `infer`. Arrays of 4-bit
+    types need `types`."""
     graph = Graph()
-    values = [
-        None if a is None else graph.add_input(f"x{i}", TensorType.of(np.asarray(a))) for i, a in enumerate(arrays)
-    ]
+    known = types or [None if a is None else TensorType.of(np.asarray(a)) for a in arrays]
+    values = [None if t is None else graph.add_input(f"x{i}", t) for i, t in enumerate(known)]
     node = graph.insert(op, tuple(values))
     graph.set_outputs({f"y{i}": v for i, v in enumerate(node.outputs)})
     graph.verify()
@@ -73,7 +77,7 @@ def test_every_op_has_cases_and_says_what_it_is(cls: type[Op]) -> None:
 def test_reference_has_the_inferred_type(op: Op, types: tuple[TensorType | None, ...]) -> None:
     arrays = data(op, types)
     before = [None if a is None else a.copy() for a in arrays]
-    for y in run(op, arrays):
+    for y in run(op, arrays, types):
         assert y.dtype.kind != "f" or np.isfinite(y).all()
     for a, b in zip(arrays, before):
         if a is not None and b is not None:
@@ -146,7 +150,7 @@ def test_formula_is_the_reference(op: Elementwise, types: tuple[TensorType, ...]
     t, r = WGSL_TYPE[types[0].dtype], WGSL_TYPE[out.dtype]
     names = [f"x{i}" for i in range(len(types))]
     got = evaluate(op.wgsl(names, t, r), dict(zip(names, arrays))).astype(out.dtype.numpy)
-    (want,) = run(op, arrays)
+    (want,) = run(op, arrays, types)
     np.testing.assert_allclose(np.broadcast_to(got, out.shape), want, rtol=3e-6, atol=1e-6)
 
 
@@ -309,6 +313,11 @@ def test_cast_truncates_saturates_and_wraps() -> None:
     i = np.array([1, -1, 300, 128], np.int32)
     np.testing.assert_array_equal(run(Cast(DataType.UINT8), [i])[0], [1, 255, 44, 128])
     np.testing.assert_array_equal(run(Cast(DataType.INT8), [i])[0], [1, -1, 44, -128])
+    np.testing.assert_array_equal(run(Cast(DataType.INT4), [f])[0], [1, -1, 7, -8, 0])
+    np.testing.assert_array_equal(run(Cast(DataType.UINT4), [f])[0], [1, 0, 15, 0, 0])
+    n = np.array([1, -1, 24, -9], np.int32)
+    np.testing.assert_array_equal(run(Cast(DataType.INT4), [n])[0], [1, -1, -8, 7])
+    np.testing.assert_array_equal(run(Cast(DataType.UINT4), [n])[0], [1, 15, 8, 7])
 
 
 # errors ------------------------------------------------------------------------------------------------------------
@@ -344,6 +353,24 @@ ERRORS: list[tuple[Op, tuple[TensorType | None, ...], str]] = [
     (LocalResponseNormalization(0), (tensor(1, 3),), "lrn f32[1,3]: size 0 is less than 1"),
     (LogicalAnd(), (tensor(2), tensor(2)), "logical_and f32[2] x f32[2]: a is float32, allowed: uint8"),
     (Where(), (tensor(2, dtype=DataType.UINT8), tensor(2), tensor(2, dtype=I32)), "data types of true_value and false"),
+    (
+        QuantizeLinear(),
+        (tensor(4), tensor(2), tensor(2, dtype=DataType.INT4)),
+        "output_data_type must be int4, that of zero_point",
+    ),
+    (
+        DequantizeLinear(),
+        (tensor(4, dtype=I32), tensor(3), tensor(3, dtype=I32)),
+        "the extents [3] of scale do not divide the input's",
+    ),
+    (GruCell(), (tensor(2, 3), tensor(3, 3), tensor(3, 1), tensor(2, 2)), "hidden_state needs the input's data type"),
+    (Lstm(steps=2), (tensor(3, 1, 1), *(tensor(1, 4, 1),) * 2), "lstm f32[3,1,1] x f32[1,4,1] x f32[1,4,1]: the input"),
+    (Lstm(layout="zrn"), (tensor(1, 1, 1), *(tensor(1, 4, 1),) * 2), "unknown layout 'zrn', there are iofg, ifgo"),
+    (
+        Gru(activations=("relu", "elu")),
+        (tensor(1, 1, 1), *(tensor(1, 3, 1),) * 2),
+        "activations ['relu', 'elu'] are not 2 of relu, sigmoid, tanh",
+    ),
 ]
 
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from benchmarks import networks
 from gpucompile.errors import GpucompileError, UnsupportedError, VerificationError
 from gpucompile.frontends.onnx.importer import import_model
-from gpucompile.ir.graph import Graph
+from gpucompile.ir.graph import Graph, Literal
 from gpucompile.ir.text import collect_literals, parse_graph, print_graph
 from gpucompile.ops.elementwise import Add
 from gpucompile.passes.pipelines import PIPELINES
@@ -72,7 +72,7 @@ def test_ops_with_constant_operands(name: str) -> None:
         if len(graph.inputs) < 2:
             continue
         for v in graph.inputs[1:]:
-            v.replace_by(graph.constant(feeds[v.name], before=next(graph.nodes)))
+            v.replace_by(graph.constant(Literal(feeds[v.name], v.type), before=next(graph.nodes)))
         del graph.inputs[1:]
         for pipeline in (*PASSES, "no-fuse", "default"):
             check(graph, pipeline)

@@ -7,21 +7,25 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from gpucompile.compiler import compile
+from gpucompile.errors import UnsupportedError
 from gpucompile.ir.graph import Value
 from gpucompile.ir.interpret import interpret
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType
 from gpucompile.ops.activation import Clamp, Relu
 from gpucompile.ops.contraction import Gemm, Matmul
-from gpucompile.ops.conv import Conv2d
+from gpucompile.ops.conv import Conv2d, ConvTranspose2d
 from gpucompile.ops.elementwise import Add, Div, Exp, Identity, Mul, Sub
 from gpucompile.ops.logical import Cast
 from gpucompile.ops.movement import Concat, Expand, Pad, Reshape, Slice, Transpose
 from gpucompile.ops.normalize import BatchNormalization
 from gpucompile.ops.pool import AveragePool2d, MaxPool2d
+from gpucompile.ops.quantize import DequantizeLinear, QuantizeLinear
 from gpucompile.ops.reduction import ReduceMean, ReduceSum
 from gpucompile.passmanager.base import Context
 from gpucompile.passmanager.manager import PassManager
+from gpucompile.target import DEFAULT_LIMITS, Target
 from tests.null.graphs import Build, chain, check, the
 
 # canonicalize --------------------------------------------------------------------------------------------------------
@@ -326,3 +330,62 @@ def test_chains_along_different_axes() -> None:
     for shape in ((5, 1, 1), (6,), (6, 1), (), (6, 1)):
         y = b(Mul(), y, b.c(*shape))
     check(b, "fold-batchnorm", {"mul": 2, "conv2d": 1}, y)
+
+
+def test_batchnorm_of_float16_is_rounded_once() -> None:
+    b = Build()
+    x = b.x(2, 6, 5, dtype=DataType.FLOAT16)
+    mean, variance, scale, shift = (b.graph.constant(b.rng.uniform(0.5, 3, 6).astype(np.float16)) for _ in range(4))
+    y = b(BatchNormalization(), x, mean, variance, scale, shift)
+    check(b, "fold-batchnorm", {"cast": 2, "mul": 1, "add": 1}, y, tolerance=0.0)
+
+
+# legalize ------------------------------------------------------------------------------------------------------------
+
+
+def test_groups_that_share_channels_have_a_type_but_no_result() -> None:
+    b = Build()
+    y = b(ConvTranspose2d((1, 1, 1, 1), groups=3), b.x(1, 1, 5, 5), b.c(1, 1, 3, 3))
+    assert y.type.shape == (1, 3, 5, 5)
+    b.graph.set_outputs({"y": y})
+    for pipeline in ("legalize", "default"):
+        with pytest.raises(UnsupportedError, match="3 groups do not divide 1 input channels"):
+            PassManager(pipeline).run(b.graph.clone())
+
+
+@pytest.mark.parametrize(("dtype", "columns", "concats"), [("u8", 3, 4), ("f16", 3, 4), ("f16", 4, 1), ("f32", 3, 1)])
+def test_concat_of_many_narrow_operands(dtype: str, columns: int, concats: int) -> None:
+    """At most 7 operands where neighbours share words; others are written one by one, whatever their number."""
+    b = Build()
+    operands = [b.x(1, columns, name=f"x{i}", dtype=DataType.parse(dtype)) for i in range(20)]
+    check(b, "legalize", {"concat": concats}, b(Concat(0), *operands), tolerance=0.0)
+    compile(b.graph, Target(("shader-f16",), DEFAULT_LIMITS))
+
+
+def test_quantisation_becomes_casts_and_arithmetic() -> None:
+    b = Build()
+    x, zero = b.x(4, 6), b.graph.constant(np.zeros((4, 1), np.uint8))
+    q = b(QuantizeLinear(), x, b.c(4, 1), zero)  # no zero point to add, nothing to repeat
+    check(b, "legalize", {"div": 1, "round_even": 1, "cast": 1}, q, tolerance=0.0)
+    b = Build()
+    q, z = (b.x(*s, name=n, dtype=DataType.INT8) for n, s in (("q", (4, 6)), ("z", (2, 3))))
+    y = b(DequantizeLinear(), q, b.c(2, 3), z)  # blocks of 2 x 2
+    graph = check(b, "legalize", {"cast": 2, "repeat": 2, "sub": 1, "mul": 1}, y, tolerance=0.0)
+    PassManager("fuse").run(graph)
+    assert graph.statistics() == {"fused": 1}
+
+
+@pytest.mark.parametrize("dtype", [DataType.FLOAT32, DataType.FLOAT16])
+def test_float16_is_quantised_in_float32(dtype: DataType) -> None:
+    b = Build()
+    x, scale = b.x(3, 8, dtype=dtype), b.graph.constant(np.full((1, 1), 0.01, dtype.numpy))
+    q = b(QuantizeLinear(), x, scale, b.graph.constant(np.full((1, 1), 3, np.int8)))
+    y = b(DequantizeLinear(), q, scale, b.graph.constant(np.full((1, 1), 3, np.int8)))
+    assert y.type.dtype is dtype
+    check(b, "legalize,fold-constants,cse", BY_DTYPE[dtype], q, y, tolerance=0.0)
+
+
+BY_DTYPE = {
+    DataType.FLOAT32: {"cast": 2, "add": 1, "div": 1, "mul": 1, "round_even": 1, "sub": 1},
+    DataType.FLOAT16: {"cast": 4, "add": 1, "div": 1, "mul": 1, "round_even": 1, "sub": 1},
+}

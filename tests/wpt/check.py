@@ -5,19 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gpucompile.errors import UnsupportedError
-from gpucompile.webnn.operators import OPERATORS, op_class
 from tests.wpt import gaps, suite
-
-#: Operators that have no class yet. A test of one of them must raise UnsupportedError, whatever it expects.
-MISSING = {name for name in OPERATORS if op_class(name) is None}
-
-
-def operators_of(test: dict[str, Any]) -> set[str]:
-    """The operators a test uses, in snake_case."""
-    if "op" in test:
-        return {suite.snake(test["op"])}
-    return {suite.snake(o["name"]) for o in test["graph"]["operators"]}
 
 
 def check_file(kind: str, file: str, context: Any, run: Callable[[Any, Any], None]) -> None:
@@ -27,20 +15,6 @@ def check_file(kind: str, file: str, context: Any, run: Callable[[Any, Any], Non
     wrong, used = [], set()
     for test in suite.load(kind, file):
         name = test["name"]
-        if operators_of(test) & MISSING:
-            known.pop(name, None)
-            try:
-                run(adapter, test)
-            except UnsupportedError:
-                continue
-            except (TypeError, ValueError) as e:  # found before the operator that is missing
-                if test.get("expect") == "throws":
-                    continue
-                wrong.append(f"{name}: {type(e).__name__}: {e}")
-            else:
-                if test.get("expect") != "throws":
-                    wrong.append(f"{name}: passes, though its operator has no class")
-            continue
         try:
             run(adapter, test)
         except Exception as e:

@@ -21,9 +21,9 @@ import numpy as np
 import onnx
 
 from gpucompile.errors import ModelError, UnsupportedError
-from gpucompile.frontends.onnx.tensors import FOUR_BITS, to_array
+from gpucompile.frontends.onnx.tensors import DATA_TYPES, read_tensor
 from gpucompile.ir.graph import Graph, Literal, Value
-from gpucompile.ir.op import Op
+from gpucompile.ir.op import NIBBLES, Op
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.logical import Cast, Comparison, Predicate, Where
 
@@ -73,13 +73,18 @@ class Builder:
     def mark(self, operand: Operand, element_type: int) -> Operand:
         """Remember an operand's ONNX element type where its own data type does not tell: bool is uint8 here, and arrays
         of 4-bit integers have a byte for each. ONNX's functions treat masks of bool and of uint8 differently."""
-        if element_type in (BOOL, *FOUR_BITS):
+        if element_type == BOOL or DATA_TYPES.get(element_type) in NIBBLES:
             self.marks[id(operand)] = operand, element_type
         return operand
 
     def element(self, operand: Operand) -> int:
         """The element type an operand was marked with, else 0."""
         return self.marks[id(operand)][1] if id(operand) in self.marks else 0
+
+    def type(self, operand: Operand) -> TensorType:
+        """The type of an operand, that of arrays of 4-bit integers as they are marked."""
+        marked = DATA_TYPES.get(self.element(operand))
+        return type_of(operand).with_dtype(marked) if marked else type_of(operand)
 
     def value(self, operand: Operand) -> Value:
         """The operand as a value; an array gets a constant node, once."""
@@ -89,8 +94,7 @@ class Builder:
             if operand.size == 0:
                 raise UnsupportedError(f"a tensor of shape {list(operand.shape)}: empty tensors are not supported")
             name = self.names.get(id(operand), "")
-            four = FOUR_BITS.get(self.element(operand))
-            literal = Literal(operand, four and TensorType(four, operand.shape))
+            literal = Literal(operand, self.type(operand))
             self.constants[id(operand)] = (operand, self.graph.constant(literal, name=name))
         return self.constants[id(operand)][1]
 
@@ -110,7 +114,7 @@ class Call:
     # reading the node ----------------------------------------------------------------------------------------------
 
     def attr(self, name: str, default: Any = None) -> Any:
-        """An attribute's value: int, float, str, list of those, or numpy array."""
+        """An attribute's value: int, float, str, list of those, numpy array, or Literal of 4-bit elements."""
         return self.attributes.get(name, default)
 
     def has(self, index: int) -> bool:
@@ -151,9 +155,7 @@ class Call:
 
     def type(self, index: int = 0) -> TensorType:
         """The type of input `index`."""
-        operand = self.operand(index)
-        four = FOUR_BITS.get(self.builder.element(operand))
-        return type_of(operand).with_dtype(four) if four else type_of(operand)
+        return self.builder.type(self.operand(index))
 
     def array(self, index: int, what: str) -> np.ndarray:
         """Input `index` as an array. Raises DataDependentError where it is known only when the model runs."""
@@ -162,6 +164,8 @@ class Call:
     def known(self, operand: Operand, what: str) -> np.ndarray:
         """The operand as an array. Raises DataDependentError where it is known only when the model runs."""
         if isinstance(operand, Value):
+            if operand.constant is not None:
+                return operand.constant
             names = frozenset(graph_inputs(operand))
             raise DataDependentError(f"its {what} depends on the data; it must be a constant", names)
         return operand
@@ -189,7 +193,8 @@ class Call:
     # writing the graph ---------------------------------------------------------------------------------------------
 
     def add(self, op: Op, *operands: Operand | None) -> Operand:
-        """The result of an op: an array if all operands are arrays and the result is small, else a value."""
+        """The result of an op: an array if all operands are arrays and the result is small (and not of 4 bits, which
+        numpy lacks), else a value."""
         out = self._add(op, operands)
         if type_of(out).dtype is DataType.UINT8 and not isinstance(op, Cast):
             data = [v for v in operands[isinstance(op, Where) :] if v is not None]
@@ -200,10 +205,10 @@ class Call:
     def _add(self, op: Op, operands: Sequence[Operand | None]) -> Operand:
         known = bool(operands) and not any(isinstance(v, Value) for v in operands)
         if known or any(isinstance(v, np.ndarray) and not v.size for v in operands):
-            (result,) = op.result_types(*(None if v is None else type_of(v) for v in operands))
+            (result,) = op.result_types(*(None if v is None else self.builder.type(v) for v in operands))
             if not result.size:
                 return np.zeros(result.shape, result.dtype.numpy)
-            if known and result.size <= FOLD_LIMIT:
+            if known and result.size <= FOLD_LIMIT and result.dtype not in NIBBLES:
                 with np.errstate(all="ignore"):
                     return np.asarray(op.reference(*operands))
         return self.builder.graph.add(op, *(None if v is None else self.builder.value(v) for v in operands))
@@ -318,7 +323,7 @@ def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
         elif a.type == kinds.STRINGS:
             out[a.name] = [s.decode("utf-8", "replace") for s in a.strings]
         elif a.type == kinds.TENSOR:
-            out[a.name] = to_array(a.t, None)
+            out[a.name] = read_tensor(a.t, None)
         elif a.type in (kinds.INT, kinds.FLOAT, kinds.INTS, kinds.FLOATS, kinds.GRAPH, kinds.TYPE_PROTO):
             value = onnx.helper.get_attribute_value(a)
             out[a.name] = list(value) if isinstance(value, Sequence) or hasattr(value, "extend") else value

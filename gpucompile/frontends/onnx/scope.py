@@ -29,8 +29,8 @@ from gpucompile.frontends.onnx.call import (
     resolved,
     type_of,
 )
-from gpucompile.frontends.onnx.tensors import element_type, to_array
-from gpucompile.ir.graph import Value
+from gpucompile.frontends.onnx.tensors import element_type, read_tensor
+from gpucompile.ir.graph import Literal, Value
 
 Versions = Mapping[str, int]  # of the opsets, by domain; the domain of ONNX itself is ""
 
@@ -79,9 +79,12 @@ class Scope:
         first use."""
         if name not in self.env:
             if name in self.initializers:
-                array = to_array(self.initializers[name], self.folder)
-                self.builder.names[id(array)] = name
-                self.env[name] = self.builder.mark(array, self.initializers[name].data_type)
+                data = read_tensor(self.initializers[name], self.folder)
+                if isinstance(data, Literal):
+                    self.env[name] = self.builder.graph.constant(data, name=name)
+                else:
+                    self.builder.names[id(data)] = name
+                    self.env[name] = self.builder.mark(data, self.initializers[name].data_type)
             elif self.parent:
                 return self.parent.lookup(name, user)
             else:
@@ -187,7 +190,7 @@ class Scope:
         if isinstance(operand, (list, Absent)):
             raise UnsupportedError("sequences and optionals as inputs")
         t = type_of(operand)
-        element = self.builder.element(operand) or element_type(t.dtype.numpy)
+        element = self.builder.element(operand) or element_type(t.dtype)
         return onnx.helper.make_tensor_type_proto(element, t.shape)
 
     def subgraph(self, graph: onnx.GraphProto, inputs: Sequence[Anything]) -> list[Anything]:

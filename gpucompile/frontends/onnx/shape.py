@@ -8,6 +8,7 @@ import numpy as np
 
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import FOLD_LIMIT, Anything, Call, Operand, onnx_op
+from gpucompile.ir.graph import Literal
 
 
 @onnx_op("Identity")
@@ -33,6 +34,8 @@ def constant(call: Call) -> Operand:
         if name in call.attributes:
             return np.array(call.attr(name), np.int64)
     value = call.attr("value")
+    if isinstance(value, Literal):
+        return call.builder.graph.constant(value)
     if isinstance(value, np.ndarray):
         return call.builder.mark(value, next(a.t.data_type for a in call.node.attribute if a.name == "value"))
     call.unsupported(f"a constant given by {', '.join(call.attributes) or 'nothing'}")
@@ -44,6 +47,8 @@ def constant_of_shape(call: Call) -> Operand:
     if min(shape, default=0) < 0:
         raise ModelError(f"a negative dimension in {shape}")
     value = call.attr("value", np.zeros(1, np.float32))
+    if isinstance(value, Literal):
+        call.unsupported(f"a constant of {value.type.dtype.value}")
     return np.broadcast_to(value.reshape(()), shape)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, type_of
 from gpucompile.frontends.onnx.movement import sliced
-from gpucompile.frontends.onnx.tensors import numpy_dtype
+from gpucompile.frontends.onnx.tensors import data_type
 from gpucompile.ops.contraction import Matmul
 from gpucompile.ops.elementwise import Mul
 from gpucompile.ops.movement import Concat, Pad, Reshape, Transpose
@@ -96,7 +96,7 @@ def mel_weight_matrix(call: Call) -> Operand:
     """Triangular filters, evenly spaced on the mel scale; everything about them must be constant."""
     bins, length, rate = (int(call.array(i, "parameters").reshape(-1)[0]) for i in range(3))
     low, high = (float(call.array(i, "parameters").reshape(-1)[0]) for i in (3, 4))
-    dtype = numpy_dtype(call.attr("output_datatype", 1), "the result")
+    dtype = data_type(call.attr("output_datatype", 1), "the result").numpy
     ends = [2595 * np.log10(1 + f / 700) for f in (low, high)]
     mels = ends[0] + np.arange(bins + 2) * (ends[1] - ends[0]) / (bins + 2)
     at = [int((length + 1) * 700 * (10 ** (mel / 2595) - 1) // rate) for mel in mels]

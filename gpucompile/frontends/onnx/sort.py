@@ -7,7 +7,7 @@ import numpy as np
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, scalar, type_of
 from gpucompile.frontends.onnx.movement import sliced
-from gpucompile.frontends.onnx.tensors import numpy_dtype
+from gpucompile.frontends.onnx.tensors import data_type
 from gpucompile.ir.graph import Value
 from gpucompile.ir.types import DataType
 from gpucompile.ops.elementwise import Add, Mul, Sub
@@ -100,7 +100,7 @@ def eye_like(call: Call) -> Operand:
         raise ModelError(f"{t} is no matrix")
     dtype = t.dtype.numpy
     if "dtype" in call.attributes:
-        dtype = numpy_dtype(call.attr("dtype"), "the result")
+        dtype = data_type(call.attr("dtype"), "the result").numpy
     return np.eye(t.shape[0], t.shape[1], call.attr("k", 0), dtype=dtype)
 
 

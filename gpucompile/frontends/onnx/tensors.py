@@ -13,66 +13,75 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from gpucompile.errors import ModelError, UnsupportedError
-from gpucompile.ir.types import DataType
+from gpucompile.ir.graph import Literal
+from gpucompile.ir.op import NIBBLES
+from gpucompile.ir.types import DataType, TensorType
 
-#: ONNX element type -> numpy dtype. Bool becomes uint8, as in WebNN; of 4-bit integers each has a byte.
-DTYPES: dict[int, np.dtype[np.generic]] = {
-    TensorProto.FLOAT: np.dtype(np.float32),
-    TensorProto.FLOAT16: np.dtype(np.float16),
-    TensorProto.INT32: np.dtype(np.int32),
-    TensorProto.UINT32: np.dtype(np.uint32),
-    TensorProto.INT64: np.dtype(np.int64),
-    TensorProto.UINT64: np.dtype(np.uint64),
-    TensorProto.INT8: np.dtype(np.int8),
-    TensorProto.UINT8: np.dtype(np.uint8),
-    TensorProto.BOOL: np.dtype(np.uint8),
-    TensorProto.INT4: np.dtype(np.int8),
-    TensorProto.UINT4: np.dtype(np.uint8),
+#: ONNX element type -> data type. Bool becomes uint8, as in WebNN.
+DATA_TYPES: dict[int, DataType] = {
+    TensorProto.FLOAT: DataType.FLOAT32,
+    TensorProto.FLOAT16: DataType.FLOAT16,
+    TensorProto.INT32: DataType.INT32,
+    TensorProto.UINT32: DataType.UINT32,
+    TensorProto.INT64: DataType.INT64,
+    TensorProto.UINT64: DataType.UINT64,
+    TensorProto.INT8: DataType.INT8,
+    TensorProto.UINT8: DataType.UINT8,
+    TensorProto.BOOL: DataType.UINT8,
+    TensorProto.INT4: DataType.INT4,
+    TensorProto.UINT4: DataType.UINT4,
 }
 
 
-#: ONNX's element types of 4 bits; tensors of these are packed in the graph.
-FOUR_BITS: dict[int, DataType] = {TensorProto.INT4: DataType.INT4, TensorProto.UINT4: DataType.UINT4}
-
-
-def numpy_dtype(element_type: int, what: str) -> np.dtype[np.generic]:
-    """The numpy dtype for an ONNX element type. Raises UnsupportedError naming `what` has it."""
-    if element_type not in DTYPES:
-        names = TensorProto.DataType
-        name = names.Name(element_type) if element_type in names.values() else str(element_type)
-        raise UnsupportedError(f"{what} has the data type {name.lower()}, which is not supported")
-    return DTYPES[element_type]
+def element_type(dtype: DataType) -> int:
+    """The ONNX element type of a data type; uint8's for bool as well."""
+    return next(e for e, d in DATA_TYPES.items() if d is dtype)
 
 
 def data_type(element_type: int, what: str) -> DataType:
-    """The DataType for an ONNX element type. Raises UnsupportedError naming `what` has it."""
-    return FOUR_BITS.get(element_type) or DataType.of(numpy_dtype(element_type, what))
+    """The data type for an ONNX element type. Raises UnsupportedError naming `what` has it."""
+    if element_type not in DATA_TYPES:
+        names = TensorProto.DataType
+        name = names.Name(element_type) if element_type in names.values() else str(element_type)
+        raise UnsupportedError(f"{what} has the data type {name.lower()}, which is not supported")
+    return DATA_TYPES[element_type]
 
 
-def element_type(dtype: np.dtype[np.generic]) -> int:
-    """The ONNX element type of a numpy dtype that DTYPES has."""
-    return next(e for e, d in DTYPES.items() if d == dtype)
-
-
-def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
-    """A tensor's data. `folder` is where external data may lie; None: nowhere.
+def read_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray | Literal:
+    """A tensor's data; a Literal where an array does not tell the type, as numpy has no 4-bit elements. `folder` is
+    where external data may lie; None: nowhere.
 
     Raises ModelError for data that does not suit the tensor's shape, UnsupportedError for its data type."""
     what = f"tensor {tensor.name!r}" if tensor.name else "a tensor"
-    dtype = numpy_dtype(tensor.data_type, what)
+    kind = data_type(tensor.data_type, what)
     shape = tuple(tensor.dims)
     if any(d < 0 for d in shape):
         raise ModelError(f"{what} has a negative dimension: {list(shape)}")
+    if kind not in NIBBLES:
+        return _read(tensor, folder, kind.numpy, shape, what)
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.HasField("raw_data"):
+        packed = _read(tensor, folder, np.dtype(np.uint8), ((math.prod(shape) + 1) // 2,), what)
+        tensor = TensorProto(data_type=tensor.data_type, dims=shape, raw_data=packed.tobytes())
+    return Literal(_typed(tensor, kind.numpy, what), TensorType(kind, shape))
+
+
+def _read(
+    tensor: onnx.TensorProto, folder: Path | None, dtype: np.dtype[np.generic], shape: tuple[int, ...], what: str
+) -> np.ndarray:
+    """The data as an array of this type."""
     if tensor.data_location == TensorProto.EXTERNAL:
-        if tensor.data_type in FOUR_BITS:
-            raise UnsupportedError(f"{what} of 4-bit integers in an external file")
         return _external(tensor, folder, dtype, shape, what)
-    if tensor.HasField("raw_data") and tensor.data_type not in FOUR_BITS:
+    if tensor.HasField("raw_data"):
         return _from_bytes(tensor.raw_data, dtype, shape, what)
+    return _typed(tensor, dtype, what)
+
+
+def _typed(tensor: onnx.TensorProto, dtype: np.dtype[np.generic], what: str) -> np.ndarray:
+    """Data from the fields of its type."""
     try:
         return np.asarray(numpy_helper.to_array(tensor)).astype(dtype, copy=False)
     except Exception as e:  # whatever numpy or protobuf say about it
-        raise ModelError(f"{what} of shape {list(shape)} cannot be read: {e}") from e
+        raise ModelError(f"{what} of shape {list(tensor.dims)} cannot be read: {e}") from e
 
 
 def _from_bytes(data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], what: str) -> np.ndarray:

@@ -1,0 +1,31 @@
+"""Generated documentation is what the generator writes now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+from gpucompile.webnn.operators import OPERATORS
+
+
+def test_operators_are_up_to_date() -> None:
+    found, wanted = generate.FILE.read_text("utf-8").splitlines(), generate.document().splitlines()
+    changed = [line for line in wanted if line not in found] + [f"no more: {x}" for x in found if x not in wanted]
+    assert found == wanted, "\n".join(["docs/operators.md is stale; run: python -m docs.generate", *changed[:20]])
+
+
+def test_every_operator_is_in_it() -> None:
+    text = generate.FILE.read_text("utf-8")
+    assert [n for n in OPERATORS if f"`{n}`" not in text] == []
+
+
+def test_staleness_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(generate, "FILE", tmp_path / "operators.md")
+    monkeypatch.setattr(generate, "document", lambda: "new")
+    assert generate.main(["--check"]) == 1 and "stale" in capsys.readouterr().out
+    assert generate.main([]) == 0 and generate.FILE.read_text() == "new"
+    assert generate.main(["--check"]) == 0 and "up to date" in capsys.readouterr().out
