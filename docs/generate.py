@@ -80,7 +80,9 @@ def document() -> str:
     rows = [row(name, vectors, imports) for name in sorted((*OPERATORS, "split"))]
     missing = [r[0] for r in rows if len(r) == 1]
     lines = [titles, ["---"] * len(titles), *(r for r in rows if len(r) > 1)]
-    legend = "\n".join(f"- **{m}** {text}" for m, text in LEGEND.items() if any(m in row[1:9] for row in rows))
+    legend = "\n".join(
+        f"- **{m}** {text}" for m, text in LEGEND.items() if any(m in row[1 : 1 + len(DATA_TYPES)] for row in rows)
+    )
     text = HEAD.replace("{legend}", legend) + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
     if missing:
         text += f"\nNot there yet: {', '.join(missing)}.\n"

@@ -53,7 +53,8 @@ def operator_limits(name: str) -> dict[str, Limits]:
     if name == "split":  # several slices of at least one axis
         return {"input": Limits(lowest=1), "outputs": Limits(lowest=1)}
     cls = op_class(name)
-    operands = {o.rstrip("?*"): Limits(*cls.constraints.get(o.rstrip("?*"), ())) for o in cls.operands}
+    free = frozenset(DATA_TYPES), 0, MAX_RANK
+    operands = {o.rstrip("?*"): Limits(*cls.constraints.get(o.rstrip("?*"), free)) for o in cls.operands}
     return operands | _results(cls, operands)
 
 

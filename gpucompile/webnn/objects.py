@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from gpucompile.errors import InputError
 from gpucompile.ir.graph import Value
 from gpucompile.ir.types import TensorType
-from gpucompile.runtime.buffers import is_destroyed
 from gpucompile.runtime.executable import Executable
 
 if TYPE_CHECKING:
@@ -93,8 +92,7 @@ class MLTensor:
 
     @property
     def destroyed(self) -> bool:
-        """Whether it was destroyed, or the caller's buffer that it was made of."""
-        return self._buffer is None or is_destroyed(self._buffer)
+        return self._buffer is None
 
     @property
     def gpu_buffer(self) -> Any:

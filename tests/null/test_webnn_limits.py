@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gpucompile.ir.op import NIBBLES
 from gpucompile.ir.types import DataType
 from gpucompile.webnn import MLContext
 from gpucompile.webnn.limits import op_support_limits, operator_limits
@@ -30,9 +31,9 @@ def test_operators_are_the_specifications() -> None:
 
 @pytest.mark.parametrize("name", [n for n in SPECIFIED if n == "split" or op_class(n) is not None])
 def test_limits_are_the_specifications(name: str) -> None:
-    found = {}
+    found = {}  # without 4-bit types, which the specification does not have
     for operand, limits in operator_limits(name).items():
-        types = [d.value for d in DATA_TYPES if d in limits.data_types]
+        types = [d.value for d in DATA_TYPES if d in limits.data_types - NIBBLES]
         found[operand] = {"data_types": types, "rank_range": [limits.lowest, limits.highest]}
     wanted = {operand: row | SLIPS.get((name, operand), {}) for operand, row in SPECIFIED[name].items()}
     assert found == wanted
