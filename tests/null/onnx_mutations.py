@@ -155,10 +155,9 @@ def weight_size(g: onnx.GraphProto, rng: Rng) -> None:
 
 
 def weight_value(g: onnx.GraphProto, rng: Rng) -> None:
-    t = _pick(rng, [t for t in g.initializer if t.data_type == INT64])
-    values = numpy_helper.to_array(t).copy()
-    values.reshape(-1)[int(rng.integers(values.size))] = _number(rng)
-    t.CopyFrom(numpy_helper.from_array(values, t.name))
+    t = _pick(rng, [t for t in g.initializer if t.data_type == INT64 and len(t.raw_data) >= 8])
+    at = 8 * int(rng.integers(len(t.raw_data) // 8))
+    t.raw_data = t.raw_data[:at] + _number(rng).to_bytes(8, "little", signed=True) + t.raw_data[at + 8 :]
 
 
 def weight_outside(g: onnx.GraphProto, rng: Rng) -> None:
