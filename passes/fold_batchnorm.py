@@ -37,10 +37,11 @@ class FoldBatchnorm(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> bool:
         changed = False
-        for node in graph.nodes:
-            step = affine(node, ctx)
-            if step is not None and not _continues(step):
-                changed |= _fold(graph, step, ctx)
+        with np.errstate(all="ignore"):  # odd statistics give NaN and infinity, as they would in the op
+            for node in graph.nodes:
+                step = affine(node, ctx)
+                if step is not None and not _continues(step):
+                    changed |= _fold(graph, step, ctx)
         return changed
 
 
@@ -93,8 +94,7 @@ def affine(node: Node, ctx: Context) -> Affine | None:
     value = c.constant.astype(np.float64).reshape(-1)
     axis = axes[0] if axes else None
     zero, one = np.zeros(1), np.ones(1)
-    with np.errstate(all="ignore"):
-        scale = value if isinstance(op, Mul) else 1 / value if isinstance(op, Div) else one
+    scale = value if isinstance(op, Mul) else 1 / value if isinstance(op, Div) else one
     shift = value if isinstance(op, Add) else -value if isinstance(op, Sub) else zero
     if not np.all(np.isfinite(scale)):
         return None
@@ -109,8 +109,7 @@ def _batchnorm(node: Node, op: BatchNormalization, ctx: Context) -> Affine | Non
         return None
     m, v, s, b = (None if c is None else c.astype(np.float64) for c in map(constant_of, (mean, variance, scale, bias)))
     assert m is not None and v is not None
-    with np.errstate(all="ignore"):  # a negative variance gives NaN here as it does in the op
-        factor = (1 if s is None else s) / np.sqrt(v + op.epsilon)
+    factor = (1 if s is None else s) / np.sqrt(v + op.epsilon)
     return Affine((node,), x, op.axis if factor.size > 1 else None, factor, (0 if b is None else b) - m * factor)
 
 

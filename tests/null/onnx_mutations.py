@@ -26,7 +26,7 @@ def small_model() -> onnx.ModelProto:
         "bias": rng.standard_normal(4),
         "mean": rng.standard_normal(4),
         "variance": rng.uniform(0.5, 1.5, 4),
-        "m": rng.standard_normal((6, 5)),
+        "m": rng.standard_normal((6, 5)) / 10,
         "half": np.array([0.5]),
     }
     integers = {
@@ -66,14 +66,14 @@ def small_model() -> onnx.ModelProto:
         helper.make_node("Concat", ["batch1", "four", "minus"], ["target"], axis=0),
         helper.make_node("Reshape", ["sliced", "target"], ["rows"]),
         helper.make_node("Transpose", ["rows"], ["columns"], perm=[0, 2, 1]),
-        helper.make_node("ReduceMean", ["columns"], ["means"], axes=[1], keepdims=0),
+        helper.make_node("ReduceSum", ["columns", "one1"], ["sums"], keepdims=0),
         helper.make_node("Range", ["zero", "limit", "one"], ["counts"]),
         helper.make_node("Cast", ["counts"], ["floats"], to=FLOAT),
         helper.make_node("Expand", ["half", "two"], ["halves"]),
-        helper.make_node("Tile", ["means", "twice"], ["tiled"]),
+        helper.make_node("Tile", ["sums", "twice"], ["tiled"]),
         helper.make_node("Slice", ["tiled", "start", "two", "one1"], ["pair"]),
         helper.make_node("Mul", ["pair", "halves"], ["scaled"]),
-        helper.make_node("Concat", ["scaled", "means"], ["joined"], axis=1),
+        helper.make_node("Concat", ["scaled", "sums"], ["joined"], axis=1),
         helper.make_node("MatMul", ["joined", "m"], ["product"]),
         helper.make_node("Constant", [], ["condition"], value=yes),
         helper.make_node("If", ["condition"], ["chosen"], then_branch=branches[0], else_branch=branches[1]),
@@ -194,7 +194,7 @@ def input_type(g: onnx.GraphProto, rng: Rng) -> None:
 def output_name(g: onnx.GraphProto, rng: Rng) -> None:
     if rng.random() < 0.3:
         g.output.add().CopyFrom(g.output[0])
-    g.output[0].name = _pick(rng, ("", "nothing", "relu", "x", "w", "counts", "means", "target"))
+    g.output[0].name = _pick(rng, ("", "nothing", "relu", "x", "w", "counts", "sums", "target"))
 
 
 def attribute(g: onnx.GraphProto, rng: Rng) -> None:

@@ -45,7 +45,7 @@ def ours(seed: int, compiled: bool) -> tuple[str, dict[str, np.ndarray], dict[st
             compile(graph)
     except (InputError, ModelError, UnsupportedError) as e:  # others would be defects of ours
         return f"{type(e).__name__}: {e}", {}, {}
-    if any(v.type.size > LARGEST for node in graph.nodes for v in node.outputs):
+    if any(v.type.size > LARGEST for v in (*graph.inputs, *(v for node in graph.nodes for v in node.outputs))):
         return "", {}, {}
     rng = np.random.default_rng(seed + 1)
     feeds = {v.name: rng.standard_normal(v.type.shape).astype(v.type.dtype.numpy) for v in graph.inputs}
@@ -99,6 +99,7 @@ class Apart:
         """(the result, "") or (None, what happened instead)."""
         if self.pool is None:
             self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start)
+            self.pool.submit(os.getpid).result(120)  # starting does not count
         future = self.pool.submit(function, *arguments)
         try:
             return future.result(self.seconds), ""
@@ -165,7 +166,7 @@ def check(seeds: Iterable[int], compiled: Callable[[int], bool]) -> tuple[list[s
     """Problems with the variants `seeds`, and how many were refused, right, too large, or only run by us."""
     problems: list[str] = []
     counts = dict.fromkeys(("refused", "right", "large", "not compared"), 0)
-    with Apart(10.0) as here, Apart(10.0) as there:
+    with Apart(20.0) as here, Apart(20.0) as there:
         for seed in seeds:
             result, problem = here.call(ours, seed, compiled(seed))
             if problem:

@@ -263,8 +263,9 @@ def test_errors(op: str, inputs: list[Any], attributes: dict[str, Any], kind: ty
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("each", [False, True])
 def test_dynamic_quantize_lstm(direction: str, each: bool) -> None:
-    """`each`: a scale for every column of the weights (ORT wants equal zero points then). A number that lies between two 8-bit ones may be
-    rounded the other way here, hence the tolerance; without any rounding the error is larger."""
+    """`each`: a scale for every column of the weights (equal zero points are all that the oracle takes then). A number
+    that lies between two 8-bit ones may be rounded the other way here, hence the tolerance; without any rounding the
+    error is larger."""
     steps, batch, size, hidden = 4, 1, 3, 5
     count = 2 if direction == "bidirectional" else 1
     parts = (count, 4 * hidden) if each else (count,)

@@ -41,6 +41,6 @@ def test_more_variants_compiled() -> None:
     ],
 )
 def test_what_would_be_noticed(function: str, happens: str) -> None:
-    with variants.Apart(2.0) as apart:
+    with variants.Apart(3.0) as apart:
         _, problem = apart.call(getattr(variants, function))
     assert happens in problem
