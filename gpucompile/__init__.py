@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpucompile.compiler import compile
+    from gpucompile.dynamic import DynamicExecutable, compile_dynamic
     from gpucompile.errors import (
         BundleError,
         ClosedError,
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
         ModelError,
         ParseError,
         PassError,
+        PrecisionWarning,
         TypeInferenceError,
         UnsupportedError,
         VerificationError,
     )
     from gpucompile.plan.bundle import Bundle, Report
+    from gpucompile.runtime.buckets import BucketExecutable
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import Executable, load
     from gpucompile.session import InferenceSession, IOBinding, SessionOptions, Tensor
@@ -38,12 +41,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BucketExecutable",
     "Bundle",
     "BundleError",
     "ClosedError",
     "Device",
     "DeviceError",
     "DeviceLost",
+    "DynamicExecutable",
     "Executable",
     "GpucompileError",
     "IOBinding",
@@ -52,6 +57,7 @@ __all__ = [
     "ModelError",
     "ParseError",
     "PassError",
+    "PrecisionWarning",
     "Report",
     "SessionOptions",
     "Target",
@@ -60,12 +66,15 @@ __all__ = [
     "UnsupportedError",
     "VerificationError",
     "compile",
+    "compile_dynamic",
     "load",
 ]
 
 _HOMES = {
+    "BucketExecutable": "runtime.buckets",
     "Bundle": "plan.bundle",
     "Device": "runtime.device",
+    "DynamicExecutable": "dynamic",
     "Executable": "runtime.executable",
     "IOBinding": "session",
     "InferenceSession": "session",
@@ -74,6 +83,7 @@ _HOMES = {
     "Tensor": "session",
     "Target": "target",
     "compile": "compiler",
+    "compile_dynamic": "dynamic",
     "load": "runtime.executable",
 }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,12 @@ from gpucompile.ir.text import print_graph
 from gpucompile.passmanager.base import Context
 from gpucompile.passmanager.manager import PassManager
 from gpucompile.plan.bundle import Bundle, Report
-from gpucompile.plan.planner import make_plan
+from gpucompile.plan.planner import Planned, make_plan, weight_store
 from gpucompile.plan.verify import verify
+from gpucompile.plan.weights import WeightStore
+from gpucompile.precision import check, convert
+from gpucompile.runtime.format import Bucket, FreeAxis
+from gpucompile.sizes import Sizes, find_free_axes
 from gpucompile.target import Target
 
 if TYPE_CHECKING:
@@ -27,19 +32,24 @@ Progress = Callable[[str, int, int], None]
 def compile(
     model: str | Path | bytes | onnx.ModelProto | Graph,
     target: Target | None = None,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, int | Sequence[int]] | None = None,
     pipeline: str = "default",
     plan: str = "balanced",
     progress: Progress | None = None,
+    precision: str = "f32",
 ) -> Bundle:
     """Compile a model to a shader bundle.
 
     model     an ONNX file, its bytes, an onnx.ModelProto, or a Graph (which is not changed)
     target    what the code may rely on; default `Target.portable()`, which runs on every WebGPU device
-    dims      values for the model's free dimensions, by name
+    dims      values for the model's free dimensions, by name; `{"seq": [16, 64]}` makes a plan for each size, of which
+              a run takes the smallest that fits (see `load`), `{"batch": [1, 4], "seq": [16, 64]}` one for each pair
     pipeline  the passes to run: a named pipeline or pipeline text, see `gpucompile opt --help`
     plan      memory | balanced | overlap: how scratch memory is weighed against parallel branches
     progress  called with (phase, done, total)
+    precision f32, or f16: weights and activations in float16 where that does no harm (passes/precision.py says where),
+              sums in float32; inputs and outputs keep their types. `report.kept_float32` tells what stays float32; a
+              target without shader-f16 is warned about
 
     Raises ModelError, UnsupportedError or InputError for models and dims that cannot be compiled; nothing is written.
     """
@@ -48,16 +58,67 @@ def compile(
         raise InputError(f"target must be a gpucompile.Target, such as Target.portable(), not {target!r}")
     if dims is not None and not isinstance(dims, Mapping):
         raise InputError(f"dims must map names to sizes, as in {{'batch': 1}}, not {dims!r}")
-    clock = _Clock()
-    graph = model.clone() if isinstance(model, Graph) else _import(model, dims)
-    clock.lap("import")
+    check(precision, target)
+    sizes = Sizes.of(dims or {})
+    if isinstance(model, Graph) and sizes.lists:
+        raise InputError(f"dims: a Graph has no free dimensions, so {', '.join(sizes.lists)} cannot have several sizes")
+    clock = Clock()
+    store = weight_store(target)
+    parts = []
+    for bound in sizes.combinations():
+        graph = model.clone() if isinstance(model, Graph) else import_model(model, sizes.fixed | bound)
+        clock.lap("import")
+        kept = convert(graph, precision, target)
+        name = "-".join(("base", *map(str, bound.values())))
+        parts.append(compile_graph(graph, target, pipeline, plan, progress, clock, store, name))
+    largest = parts[-1]
+    buckets: Sequence[Bucket] = ()
+    axes: Sequence[FreeAxis] = ()
+    if sizes.lists and not isinstance(model, Graph):
+        buckets = sizes.buckets([p.planned.plan for p in parts])
+        axes = find_free_axes(model, sizes, [p.planned.plan for p in parts])
+        clock.lap("axes")
+    report = replace(
+        largest.report, kept_float32=kept, weight_bytes=sum(b.size for b in store.buffers), phases=clock.seconds
+    )
+    return Bundle(
+        [p.planned.plan for p in parts],
+        {sha: text for p in parts for sha, text in p.planned.shaders.items()},
+        store.shards,
+        gir=largest.gir,
+        source_sha256=_source_hash(model),
+        dims=sizes.fixed,
+        report=report,
+        buckets=buckets,
+        free_axes=axes,
+    )
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One plan, what was done for it, and the graph as text."""
+
+    planned: Planned
+    report: Report
+    gir: str
+
+
+def compile_graph(
+    graph: Graph,
+    target: Target,
+    pipeline: str,
+    plan: str,
+    progress: Progress | None,
+    clock: Clock,
+    store: WeightStore,
+    name: str = "base",
+) -> Compiled:
+    """From a graph, which is changed, to a verified plan called `name`; its weights go to `store`."""
     before = sum(graph.statistics().values())
-    ctx = Context(target)
-    PassManager(pipeline).run(graph, ctx, progress)
+    PassManager(pipeline).run(graph, Context(target), progress)
     clock.lap("passes")
-    planned = make_plan(graph, target, mode=plan, progress=progress)
-    clock.seconds.update(planned.seconds)
-    clock.restart()
+    planned = make_plan(graph, target, name, plan, progress, store)
+    clock.add(planned.seconds)
     verify(planned.plan)
     clock.lap("verify")
     report = Report(
@@ -69,24 +130,17 @@ def compile(
         weight_bytes=planned.plan.bytes_of("weight"),
         phases=clock.seconds,
     )
-    return Bundle(
-        [planned.plan],
-        planned.shaders,
-        planned.shards,
-        gir=print_graph(graph, literals="ref"),
-        source_sha256=_source_hash(model),
-        dims=dims,
-        report=report,
-    )
+    return Compiled(planned, report, print_graph(graph, literals="ref"))
 
 
-def _import(model: str | Path | bytes | onnx.ModelProto, dims: Mapping[str, int] | None) -> Graph:
-    from gpucompile.frontends.onnx.importer import import_model  # 0.1 s, which a graph need not wait for
+def import_model(model: str | Path | bytes | onnx.ModelProto, dims: Mapping[str, int] | None) -> Graph:
+    """The importer's function of this name."""
+    from gpucompile.frontends.onnx import importer  # 0.1 s, which a graph need not wait for
 
-    return import_model(model, dims)
+    return importer.import_model(model, dims)
 
 
-class _Clock:
+class Clock:
     """Seconds per phase."""
 
     def __init__(self) -> None:
@@ -94,9 +148,17 @@ class _Clock:
         self.restart()
 
     def restart(self) -> None:
+        """Start the next lap now."""
         self._start = time.perf_counter()
 
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Laps that were taken elsewhere; the next starts now."""
+        for phase, s in seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + s
+        self.restart()
+
     def lap(self, phase: str) -> None:
+        """The time since the last lap goes to `phase`."""
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._start
         self._start = now

@@ -53,3 +53,7 @@ class DeviceLost(DeviceError):
 
 class ClosedError(GpucompileError, RuntimeError):
     """An executable, tensor or device was used after `close()` or `dispose()`."""
+
+
+class PrecisionWarning(UserWarning):
+    """A lower precision was asked for that the target does not compute in."""

@@ -72,12 +72,12 @@ def drop_neutral(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 
 def simplify_clamp(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """clamp(x, -inf, inf) -> x; clamp(x, 0, inf) -> relu(x)"""
+    """clamp(x, -inf, inf) -> x; clamp(x, 0, inf) -> relu(x), which is x where there are no negative numbers"""
     op, (x,) = node.op, node.operand_values
     assert isinstance(op, Clamp)
     if op.max_value < math.inf:
         return None
-    if op.min_value == -math.inf:
+    if op.min_value == -math.inf or (op.min_value <= 0 and not x.type.dtype.is_signed):
         return x
     return graph.add(Relu(), x, before=node) if op.min_value == 0 else None
 

@@ -6,8 +6,6 @@
     layer_, instance_normalization    (x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + bias
     reductions of single elements     (no axes, or extents of 1) -> abs(x), x * x, log(x) or x, reshaped
     concat of many narrow operands    concat of concats, as a kernel reads so many operands and no more
-    gather and scatter by constants   int64 indices -> int32, where all fit
-    cast(arg_max(x) as int64)         cast(arg_max(x) as int32), and arg_min
     quantize_, dequantize_linear      casts and arithmetic, see _quantize.py
     outputs                           that are inputs, constants or another output -> identity of them
 
@@ -18,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,12 +27,11 @@ from gpucompile.ops import elementwise, reduction
 from gpucompile.ops.activation import Clamp
 from gpucompile.ops.categories import Reduction
 from gpucompile.ops.conv import ConvTranspose2d
-from gpucompile.ops.gather import Indexed, Scatter
+from gpucompile.ops.gather import Scatter
 from gpucompile.ops.logical import Cast
 from gpucompile.ops.movement import Concat, Reshape, Transpose
 from gpucompile.ops.normalize import BatchNormalization, InstanceNormalization, LayerNormalization
 from gpucompile.ops.pool import Pool2d
-from gpucompile.ops.scan import ArgMinMax
 from gpucompile.passes import _quantize
 from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passmanager.base import Context, Pass
@@ -93,7 +90,8 @@ def reduction_of_nothing(graph: Graph, node: Node, ctx: Context) -> Value | None
     assert isinstance(op, Reduction)
     if any(x.type.shape[a] != 1 for a in op.reduced_axes(x.type.rank)):
         return None
-    out = OF_ONE[type(op)](graph, x, node) if type(op) in OF_ONE else x
+    same = isinstance(op, reduction.ReduceL1) and not x.type.dtype.is_signed
+    out = OF_ONE[type(op)](graph, x, node) if type(op) in OF_ONE and not same else x
     shape = node.output.type.shape
     return out if out.type.shape == shape else graph.add(Reshape(shape), out, before=node)
 
@@ -184,30 +182,7 @@ def normalization(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return add(Cast(source.type.dtype), out) if half else out
 
 
-# Indices -------------------------------------------------------------------------------------------------------------
-
-
-def narrow_indices(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """Constant int64 indices become int32."""
-    indices = node.operand_values[1]
-    array = indices.constant
-    if array is None or indices.type.dtype is not DataType.INT64:
-        return None
-    limits = np.iinfo(np.int32)
-    if array.min() < limits.min or array.max() > limits.max:
-        return None
-    narrow = graph.constant(array.astype(np.int32), before=node)
-    return graph.add(node.op, node.operand_values[0], narrow, *node.operand_values[2:], before=node)
-
-
-def narrow_cast(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """A cast of int64 places to another type takes int32 places, which hold the same."""
-    (x,) = node.operand_values
-    source = x.producer
-    if source is None or not isinstance(source.op, ArgMinMax) or x.type.dtype is not DataType.INT64:
-        return None
-    places = graph.add(replace(source.op, output_data_type=DataType.INT32), *source.operand_values, before=node)
-    return graph.add(node.op, places, before=node)
+# Bytes --------------------------------------------------------------------------------------------------------------
 
 
 def widen_bytes(graph: Graph, node: Node, ctx: Context) -> Value | None:
@@ -254,9 +229,7 @@ def whole_groups(graph: Graph, node: Node, ctx: Context) -> Value | None:
 RULES: Rules = {
     Concat: (concat_in_parts,),
     ConvTranspose2d: (whole_groups,),
-    Cast: (narrow_cast,),
-    Indexed: (narrow_indices,),
-    Scatter: (narrow_indices, widen_bytes),
+    Scatter: (widen_bytes,),
     InstanceNormalization: (normalization,),
     LayerNormalization: (normalization,),
     Reduction: (reduction_of_nothing, widen_bytes),

@@ -5,8 +5,8 @@
     layout      activations channels-last, weights in the kernels' order; the weights' transposes are evaluated
     tidy        what the layout left: transposes cancel, become views or move into weights; concats
                 share their beginnings
-    target      weights too large for a binding are cut, ops without a kernel taken apart, long reductions split,
-                float16 emulated where it must be, dead code removed
+    target      weights too large for a binding are cut, small 64-bit integers become int32, ops without a kernel taken
+                apart, long reductions split, float16 emulated where it must be, dead code removed
     fuse        one node becomes one kernel
 
 `default` is what `compile` runs; `no-fuse` is the same with one kernel an op; `none` is the least that compiles.
@@ -19,7 +19,7 @@ PHASES: dict[str, str] = {
     "normalise": "fold-batchnorm",
     "layout": "layout,fold-constants",
     "tidy": "canonicalize,simplify-movement,fold-constants,canonicalize,cse,share-concats",
-    "target": "dce,split-large,legalize,split-reductions,emulate-f16,dce",
+    "target": "dce,split-large,narrow-int64,legalize,split-reductions,emulate-f16,dce",
     "fuse": "fuse",
 }
 

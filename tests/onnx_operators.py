@@ -80,8 +80,8 @@ def document() -> str:
         "the op is gone after the import.",
         "",
         "Everywhere: shapes, axes, sizes and trip counts must be constant, or follow from constants and shapes.",
-        "Tensors are float32, float16, (u)int8, (u)int32, (u)int64, bool or (u)int4; not double, (u)int16, bfloat16,",
-        "float8 or strings, maps or sparse tensors.",
+        "Tensors are float32, float16, (u)int8, (u)int32, (u)int64, bool or (u)int4; not double, (u)int16,",
+        "float8 or strings, maps or sparse tensors. Weights may be bfloat16: they become float32.",
         "",
     ]
     lines += _table("ai.onnx", sorted({s.name for s in onnx.defs.get_all_schemas() if s.domain == ""} | _names("")))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucompile.errors import ModelError
+from gpucompile.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,12 +32,25 @@ def add_compile_options(parser: argparse.ArgumentParser, target: str = "portable
         help="portable: runs on every WebGPU device; native: uses what the device here offers (default: %(default)s)",
     )
     add_device_option(group)
-    add_dim_option(group)
+    group.add_argument(
+        "--dim",
+        metavar="NAME=N",
+        action="append",
+        type=_dims,
+        default=[],
+        help="size of a free dimension of the model; NAME=N,N,... or NAME=N..N (doubling) makes a plan for each size",
+    )
     group.add_argument(
         "-p",
         "--pipeline",
         default=pipeline,
         help="passes to run, such as 'canonicalize,fuse{max_ops=4}', or a named pipeline (default: %(default)s)",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("f32", "f16"),
+        default="f32",
+        help="f16: weights and activations in float16 where that does no harm, sums in float32 (default: %(default)s)",
     )
     group.add_argument(
         "--plan",
@@ -48,7 +61,7 @@ def add_compile_options(parser: argparse.ArgumentParser, target: str = "portable
 
 
 def add_dim_option(group: Any) -> None:
-    """--dim NAME=N."""
+    """--dim NAME=N, a single size."""
     group.add_argument(
         "--dim", metavar="NAME=N", action="append", type=_dim, default=[], help="value of a free dimension of the model"
     )
@@ -68,6 +81,32 @@ def _dim(text: str) -> tuple[str, int]:
     if not name or not value.isdecimal() or int(value) == 0:
         raise argparse.ArgumentTypeError(f"expected NAME=N with N a positive integer, found {text!r}")
     return name, int(value)
+
+
+def _dims(text: str) -> tuple[str, int | list[int]]:
+    name, _, value = text.rpartition("=")
+    sizes = [int(v) for part in value.split(",") for v in part.split("..") if v.isdecimal()]
+    if name and re.fullmatch(r"\d+", value):
+        return name, sizes[0]
+    if name and 0 not in sizes:
+        if re.fullmatch(r"\d+(,\d+)+", value):
+            return name, sizes
+        if re.fullmatch(r"\d+\.\.\d+", value) and sizes[0] < sizes[1]:
+            doubled = [sizes[0]]
+            while 2 * doubled[-1] < sizes[1]:
+                doubled.append(2 * doubled[-1])
+            return name, [*doubled, sizes[1]]
+    raise argparse.ArgumentTypeError(
+        f"expected NAME=N, NAME=N,N,... or NAME=N..N with positive integers, found {text!r}"
+    )
+
+
+def single_sizes(dims: list[tuple[str, int | list[int]]]) -> dict[str, int]:
+    """The --dim options of a model that has no free dimensions, or must not have any left."""
+    for name, size in dims:
+        if not isinstance(size, int):
+            raise InputError(f"--dim {name}: one size is wanted here, not {', '.join(map(str, size))}")
+    return {name: size for name, size in dims if isinstance(size, int)}
 
 
 def read_model(path: str, dims: dict[str, int], random_weights: bool = False) -> Graph:

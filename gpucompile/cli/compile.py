@@ -9,10 +9,18 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from gpucompile.cli._common import add_compile_options, choose_target, progress_bar, read_model, require_file, size
+from gpucompile.cli._common import (
+    add_compile_options,
+    choose_target,
+    progress_bar,
+    read_model,
+    require_file,
+    single_sizes,
+    size,
+)
 
 if TYPE_CHECKING:
-    from gpucompile.plan.bundle import Report
+    from gpucompile.plan.bundle import Bundle, Report
 
 NAME = "compile"
 HELP = "compile a model to a shader bundle"
@@ -31,15 +39,32 @@ def run(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     target, dims = choose_target(args), dict(args.dim)
-    model = read_model(args.model, dims) if args.model.endswith(".gir") else args.model
+    model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
     with progress_bar(args.quiet) as progress:
-        bundle = compile(model, target, dims, args.pipeline, args.plan, progress)
+        bundle = compile(model, target, dims, args.pipeline, args.plan, progress, args.precision)
         path = bundle.save(args.output, progress)
     if not args.quiet:
         if bundle.report is not None:
             print(report_text(bundle.report))
+        if args.precision != "f32":
+            print(_precision_text(args, bundle))
         print(f"wrote    {path} in {time.perf_counter() - start:.2f} s, target {target.name or args.target}")
     return 0
+
+
+def _precision_text(args: argparse.Namespace, bundle: Bundle) -> str:
+    """What stays float32, and the error against float32 of the smallest sizes compiled."""
+    from gpucompile.precision import error
+
+    lines = [f"  {n:5}  {what}" for what, n in (bundle.report.kept_float32 if bundle.report else {}).items()]
+    lines.insert(0, "float32  ops that stay in float32:" if lines else "float32  no op stays in float32")
+    dims = bundle.dims | (bundle.buckets[0].dims if bundle.buckets else {})
+    for name, e in error(read_model(args.model, dims), args.precision).items():
+        lines.append(
+            f"error    {name}: {e.largest:.3g}, {e.relative:.2%} of the largest magnitude, against float32 "
+            "(numpy, random input)"
+        )
+    return "\n".join(lines)
 
 
 def report_text(report: Report) -> str:

@@ -58,6 +58,10 @@ def _summary(bundle: BundleData) -> str:
         f"{bundle.origin}: format {m.version}, by {m.producer}",
         f"source   {m.source_sha256 or 'unknown'}",
         f"dims     {', '.join(f'{k}={v}' for k, v in m.dims.items())}" if m.dims else "",
+        *(
+            f"{'' if i else 'buckets':8} {', '.join(f'{k}={v}' for k, v in b.dims.items())}: {', '.join(b.variants)}"
+            for i, b in enumerate(m.buckets)
+        ),
         *_ports("inputs", m.inputs),
         *_ports("outputs", m.outputs),
         f"weights  {size(sum(s.size for s in m.shards))} in {_count(len(m.shards), 'shard')}",

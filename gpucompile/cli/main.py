@@ -13,19 +13,23 @@ import importlib
 import os
 import pkgutil
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from gpucompile.errors import GpucompileError
+from gpucompile.errors import GpucompileError, PrecisionWarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. `argv` defaults to the process's arguments."""
     args = _parser().parse_args(argv)
     try:
-        code: int = args.run(args)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", PrecisionWarning)
+            warnings.showwarning = _warning  # type: ignore[assignment]  # of all it gets it needs the first
+            code: int = args.run(args)
         sys.stdout.flush()
         return code
     except GpucompileError as e:
@@ -73,6 +77,10 @@ def _version() -> str:
         return metadata.version("gpucompile")
     except metadata.PackageNotFoundError:  # run from a source tree that is not installed
         return "(not installed)"
+
+
+def _warning(message: Warning | str, *where: object) -> None:
+    print(f"gpucompile: warning: {message}", file=sys.stderr)
 
 
 def _error(text: str) -> int:

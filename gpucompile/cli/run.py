@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random", action="store_true", help="random data for the inputs that no --input gives")
     parser.add_argument("--seed", type=int, default=0, help="of --random (default: %(default)s)")
     parser.add_argument("--repeat", metavar="N", type=positive, default=1, help="how often to run (default: once)")
+    parser.add_argument(
+        "--pad",
+        metavar="VALUE",
+        type=_pad,
+        default="error",
+        help="what fills inputs up to the sizes a model was compiled for: error (nothing does), zeros, or a number",
+    )
     parser.add_argument("--output", metavar="DIR", type=Path, help="write outputs to NAME.npy files in this folder")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
     add_compile_options(parser, target="native")
@@ -51,21 +58,32 @@ def _input(text: str) -> tuple[str, str]:
     return name, file
 
 
+def _pad(text: str) -> str | float:
+    if text in ("error", "zeros"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected error, zeros or a number, found {text!r}") from None
+
+
 def run(args: argparse.Namespace) -> int:
     from gpucompile.runtime.bundle import read_bundle
     from gpucompile.runtime.device import Device
-    from gpucompile.runtime.executable import Executable
+    from gpucompile.runtime.executable import make_executable
 
     files = {name: _load(name, file) for name, file in args.input}
     bundled = is_bundle(args.model)
-    if bundled and (args.dim or args.pipeline != "default" or args.target != "native"):
-        raise InputError(f"{args.model} is compiled already: --dim, --pipeline and --target only apply to models")
+    if bundled and (args.dim or args.pipeline != "default" or args.target != "native" or args.precision != "f32"):
+        raise InputError(
+            f"{args.model} is compiled already: --dim, --pipeline, --precision and --target only apply to models"
+        )
     with Device.open(prefer=args.device) as device:
         start = time.perf_counter()
         with progress_bar(args.quiet) as progress:
             bundle = read_bundle(args.model) if bundled else _compile(args, device, progress)
             compiled = time.perf_counter()
-            exe = Executable(bundle, device, progress)
+            exe = make_executable(bundle, device, progress, pad=args.pad)
         created = time.perf_counter()
         with exe:
             print(f"device   {device.name} ({device.backend})")
@@ -81,14 +99,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compile(args: argparse.Namespace, device: Device, progress: Progress | None) -> Bundle:
-    from gpucompile.cli._common import read_model
+    from gpucompile.cli._common import read_model, single_sizes
     from gpucompile.compiler import compile
     from gpucompile.target import Target
 
     target = Target.portable() if args.target == "portable" else Target.of(device.adapter)
     dims = dict(args.dim)
-    model = read_model(args.model, dims) if args.model.endswith(".gir") else args.model
-    return compile(model, target, dims, args.pipeline, args.plan, progress)
+    model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
+    return compile(model, target, dims, args.pipeline, args.plan, progress, args.precision)
 
 
 def _load(name: str, file: str) -> np.ndarray:

@@ -30,7 +30,7 @@ class Matmul(Anchor):
         return (a.with_shape((*lead, a.shape[-2], b.shape[-1])),)
 
     def reference(self, *ins: np.ndarray) -> np.ndarray:
-        return _accumulate(ins[0], ins[1])
+        return _product(ins[0], ins[1]).astype(ins[0].dtype)
 
     @classmethod
     def cases(cls) -> Cases:
@@ -67,9 +67,9 @@ class Gemm(Anchor):
 
     def reference(self, *ins: np.ndarray) -> np.ndarray:
         a, b = ins[0], ins[1]
-        out = _accumulate(a.T if self.a_transpose else a, b.T if self.b_transpose else b) * self.alpha
+        out = _product(a.T if self.a_transpose else a, b.T if self.b_transpose else b) * self.alpha
         if len(ins) > 2 and ins[2] is not None:
-            out = out + ins[2] * self.beta
+            out = out + ins[2].astype(out.dtype) * self.beta
         return out.astype(a.dtype)
 
     @classmethod
@@ -93,9 +93,9 @@ def operands(ins: Sequence[MaybeType], count: int) -> tuple[MaybeType, ...]:
     return (*ins, *(None,) * (count - len(ins)))
 
 
-def _accumulate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """A product accumulated in float64, so that the oracle is better than what it judges; large ones in float32,
-    where float64 would take minutes."""
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A product in float64, so that the oracle is better than what it judges; large ones in float32, as float64 would
+    take minutes."""
     big = a.size * b.shape[-1] > 1 << 28
     wide = np.float32 if big else np.float64
-    return np.asarray(np.matmul(a.astype(wide), b.astype(wide)).astype(a.dtype))
+    return np.asarray(np.matmul(a.astype(wide), b.astype(wide)))

@@ -175,7 +175,11 @@ class ScatterElements(Scatter):
 class ScatterNd(Scatter):
     """The input with its slices at tuples of indices replaced by `updates` (WebNN scatterND)."""
 
-    constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, 1, MAX_RANK), "indices": (INDICES, 1, MAX_RANK)}
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "input": (ALL, 1, MAX_RANK),
+        "indices": (INDICES, 1, MAX_RANK),
+        "updates": (ALL, 0, MAX_RANK),
+    }
 
     def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
         self.need_updates(self.picked_shape(ins), ins)

@@ -192,6 +192,8 @@ class Pad(Movement):
         return (t.with_shape(tuple(b + d + e for b, d, e in shape)),)
 
     def reference(self, *ins: np.ndarray) -> np.ndarray:
+        if not ins[0].ndim:
+            return ins[0]  # numpy pads no scalars
         widths = list(zip(self.beginning, self.ending, strict=True))
         if self.mode == "constant":
             return np.pad(ins[0], widths, constant_values=np.array(self.value).astype(ins[0].dtype))

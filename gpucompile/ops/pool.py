@@ -25,6 +25,7 @@ from gpucompile.ops.conv import (
     to_layout,
     windows,
 )
+from gpucompile.ops.formula import is_wide, prefix
 
 
 @dataclass(frozen=True)
@@ -142,4 +143,4 @@ class MaxPool2d(Pool2d):
         return np.asarray(self.windows(x, g, lowest).max(axis=(2, 3)))
 
     def combine(self, a: str, b: str, t: str) -> str:
-        return f"max({a}, {b})"
+        return f"select({a}, {b}, {prefix(t)}_less({a}, {b}))" if is_wide(t) else f"max({a}, {b})"

@@ -4,8 +4,8 @@
       .save  ->  manifest.json  variants/<name>.json  shaders/<sha256>.wgsl  graph.gir  weights/<n>.bin
 
 A `Bundle` offers the player the same access as a `BundleData` read from disk, so a graph runs without touching disk.
-`make_shards` lays tensors out in weight buffers and cuts those into shards. Writing goes to a temporary name beside
-the target, which is then renamed: a failure leaves what was there before.
+Writing goes to a temporary name beside the target, which is then renamed: a failure leaves what was there before.
+Shards are put together one at a time, when they are uploaded, hashed or written.
 """
 
 from __future__ import annotations
@@ -21,22 +21,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import TypeAlias
 
 from gpucompile.errors import BundleError
-from gpucompile.runtime.checks import check_plan
-from gpucompile.runtime.format import FORMAT_VERSION, SHARD_BYTES, Buffer, Manifest, Plan, Shard, to_json
+from gpucompile.plan.weights import BytesLike, Content
+from gpucompile.runtime.checks import check_buckets, check_plan, ports_of
+from gpucompile.runtime.format import FORMAT_VERSION, SHARD_BYTES, Bucket, FreeAxis, Manifest, Plan, Shard, to_json
 
-BytesLike: TypeAlias = "bytes | bytearray | memoryview | npt.NDArray[Any]"
 Progress: TypeAlias = "Callable[[str, int, int], None]"  # stage, done, total
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the compiler did: node counts, kernels (dispatches), bytes, and seconds per phase in order."""
+    """What the compiler did: node counts, kernels (dispatches), bytes, seconds per phase in order, and with
+    precision f16, how many ops stay float32, by op and reason."""
 
     nodes_before: int = 0
     nodes_after: int = 0
@@ -45,14 +43,17 @@ class Report:
     scratch_bound_bytes: int = 0
     weight_bytes: int = 0
     phases: dict[str, float] = field(default_factory=dict)
+    kept_float32: dict[str, int] = field(default_factory=dict)
 
 
 class Bundle:
     """A compiled graph in memory.
 
-    plans    one per variant, best first; all with the same inputs and outputs
+    plans    one per variant, best first; all (of a bucket) with the same inputs and outputs
     shaders  WGSL texts without prelude, by sha256; others than those the plans use are refused
-    weights  content of the weight shards, as `make_shards` gives them
+    weights  content of the weight shards, as `WeightStore` gives them
+    buckets  sizes of free dimensions with the plans for them, smallest first; `free_axes` says which axes
+             have these sizes
 
     Raises BundleError (a defect of the compiler) if a plan is inconsistent or a shader is missing.
     """
@@ -61,13 +62,15 @@ class Bundle:
         self,
         plans: Sequence[Plan],
         shaders: Mapping[str, str],
-        weights: Sequence[BytesLike] = (),
+        weights: Sequence[BytesLike | Content] = (),
         *,
         gir: str = "",
         source_sha256: str = "",
         dims: Mapping[str, int] | None = None,
         licence: str = "",
         report: Report | None = None,
+        buckets: Sequence[Bucket] = (),
+        free_axes: Sequence[FreeAxis] = (),
     ) -> None:
         if not plans:
             raise BundleError("a bundle needs at least one plan")
@@ -77,8 +80,9 @@ class Bundle:
         self.source_sha256 = source_sha256
         self.dims = dict(dims or {})
         self.licence = licence
+        self.buckets, self.free_axes = tuple(buckets), tuple(free_axes)
         self._gir = gir
-        self._shards = [_flat(w) for w in weights]
+        self._shards = [w if isinstance(w, Content) else Content.of(w) for w in weights]
         self._by_name = {p.name: p for p in self.plans}
         self._check()
 
@@ -89,8 +93,11 @@ class Bundle:
         for i, size in enumerate(sizes):
             if not 0 < size <= SHARD_BYTES or size % 4:
                 raise BundleError(f"weight shard {i} has {size} bytes: no positive multiple of 4 up to {SHARD_BYTES}")
+        check_buckets(self.buckets, self.free_axes, self.variants, (first.inputs, first.outputs), "the bundle")
         for plan in self.plans:
-            check_plan(plan, f"plan {plan.name}", sizes, (first.inputs, first.outputs))
+            dims = next((b.dims for b in self.buckets if plan.name in b.variants), {})
+            promised = ports_of(first.inputs, self.free_axes, dims), ports_of(first.outputs, self.free_axes, dims)
+            check_plan(plan, f"plan {plan.name}", sizes, promised)
             for sha in plan.shaders:
                 if sha not in self.shaders:
                     raise BundleError(f"plan {plan.name}: shader {sha} is missing from the bundle")
@@ -112,7 +119,7 @@ class Bundle:
     def manifest(self) -> Manifest:
         """The table of contents; hashes all weights when first asked for."""
         shards = tuple(
-            Shard(f"weights/{i}.bin", len(s), hashlib.sha256(s).hexdigest()) for i, s in enumerate(self._shards)
+            Shard(f"weights/{i}.bin", len(s), hashlib.sha256(s.bytes()).hexdigest()) for i, s in enumerate(self._shards)
         )
         first = self.plans[0]
         return Manifest(
@@ -125,6 +132,8 @@ class Bundle:
             inputs=first.inputs,
             outputs=first.outputs,
             licence=self.licence,
+            buckets=self.buckets,
+            free_axes=self.free_axes,
         )
 
     def plan(self, name: str) -> Plan:
@@ -145,7 +154,7 @@ class Bundle:
         """Bytes of one weight shard."""
         if not 0 <= index < len(self._shards):
             raise BundleError(f"weight shard {index} does not exist")
-        return self._shards[index]
+        return self._shards[index].bytes()
 
     def gir(self) -> str:
         """The graph as IR text."""
@@ -178,11 +187,11 @@ class Bundle:
         texts |= {f"variants/{p.name}.json": _json(p) for p in self.plans}
         texts |= {f"shaders/{sha}.wgsl": self.shaders[sha] for sha in sorted(self.shaders)}
         texts["graph.gir"] = self._gir
-        files = [(name, memoryview(text.encode())) for name, text in texts.items()]
+        files = [(name, Content.of(text.encode())) for name, text in texts.items()]
         files += [(f"weights/{i}.bin", shard) for i, shard in enumerate(self._shards)]
         done, total = 0, sum(len(data) for _, data in files)
         for name, data in files:
-            yield name, data
+            yield name, data.bytes()
             done += len(data)
             if progress is not None:
                 progress("write", done, total)
@@ -235,77 +244,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _flat(data: BytesLike) -> memoryview:
-    """Any contiguous bytes-like object as a flat view of bytes, without copying."""
-    if isinstance(data, np.ndarray):
-        return np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
-    return memoryview(data).cast("B")
-
-
-# ---------------------------------------------------------------------------------------------- weights
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor's bytes lie: weight buffer (an index into `Weights.buffers`), offset and size in bytes."""
-
-    buffer: int
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weight buffers, the place of each tensor in them (in the order given), and the content of the shards."""
-
-    buffers: tuple[Buffer, ...]
-    places: tuple[Place, ...]
-    shards: tuple[memoryview, ...]
-
-
-def make_shards(
-    tensors: Sequence[BytesLike], *, max_buffer: int = 256 << 20, shard_bytes: int = SHARD_BYTES, alignment: int = 256
-) -> Weights:
-    """Lay tensors out back to back, `alignment` bytes aligned, in as few weight buffers as `max_buffer` allows, and cut
-    each buffer into shards of at most `shard_bytes`.
-
-    Give the tensors in order of first use. A tensor larger than `max_buffer` gets a buffer of its own (the target's
-    limits then decide whether it runs). A shard inside one tensor is a view of it; others are copied together.
-    Sizes are rounded up to whole 32-bit words, an empty tensor takes one; gaps are zero.
-    """
-    flat = [_flat(t) for t in tensors]
-    places: list[Place] = []
-    contents: list[list[tuple[int, memoryview]]] = []  # per buffer: offset, bytes
-    ends: list[int] = []
-    for data in flat:
-        size = max(4, (len(data) + 3) // 4 * 4)
-        offset = (ends[-1] + alignment - 1) // alignment * alignment if ends else 0
-        if not ends or offset + size > max_buffer:
-            contents.append([])
-            ends.append(0)
-            offset = 0
-        places.append(Place(len(ends) - 1, offset, size))
-        contents[-1].append((offset, data))
-        ends[-1] = offset + size
-    shards: list[memoryview] = []
-    buffers = []
-    for pieces, end in zip(contents, ends, strict=True):
-        cut = [_cut(pieces, start, min(start + shard_bytes, end)) for start in range(0, end, shard_bytes)]
-        buffers.append(Buffer("weight", end, "weights", tuple(range(len(shards), len(shards) + len(cut)))))
-        shards += cut
-    return Weights(tuple(buffers), tuple(places), tuple(shards))
-
-
-def _cut(pieces: list[tuple[int, memoryview]], start: int, end: int) -> memoryview:
-    """Bytes `start..end` of a buffer made of pieces (sorted by offset)."""
-    inside = [(o, d) for o, d in pieces if o < end and o + len(d) > start]
-    if len(inside) == 1 and inside[0][0] <= start and inside[0][0] + len(inside[0][1]) >= end:
-        offset, data = inside[0]
-        return data[start - offset : end - offset]
-    out = np.zeros(end - start, np.uint8)
-    for offset, data in inside:
-        low, high = max(offset, start), min(offset + len(data), end)
-        out[low - start : high - start] = data[low - offset : high - offset]
-    return out.data

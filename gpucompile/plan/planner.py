@@ -22,9 +22,9 @@ from gpucompile.kernels.schedules import SCHEDULES, Problem
 from gpucompile.kernels.view import Storage, View
 from gpucompile.ops.movement import Concat, Reshape
 from gpucompile.plan.arenas import order_and_assign
-from gpucompile.plan.bundle import Place, Weights, make_shards
 from gpucompile.plan.memory import Item, pack
 from gpucompile.plan.storage import Assignment, parts_of, written_in_parts
+from gpucompile.plan.weights import Content, Place, WeightStore
 from gpucompile.plan.windows import unwrapped, windowed
 from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, Step
 from gpucompile.target import DEFAULT_LIMITS, Target
@@ -38,7 +38,7 @@ class Planned:
 
     plan: Plan
     shaders: dict[str, str]
-    shards: tuple[memoryview, ...]
+    shards: tuple[Content, ...]
     seconds: dict[str, float]  # by phase: code generation, planning, packing weights
 
 
@@ -48,8 +48,10 @@ def make_plan(
     name: str = "base",
     mode: str = "balanced",
     progress: Callable[[str, int, int], None] | None = None,
+    store: WeightStore | None = None,
 ) -> Planned:
-    """Plan a graph. `mode` weighs memory against overlap of parallel branches: memory, balanced or overlap.
+    """Plan a graph. `mode` weighs memory against overlap of parallel branches: memory, balanced or overlap. Plans that
+    are given one `store`, made by `weight_store(target)`, share weights; the shards are then all that it holds.
 
     Changes `graph` only by materializing outputs. Raises UnsupportedError when a node has no kernel on this target."""
     if mode not in PLANS:
@@ -63,13 +65,18 @@ def make_plan(
     lowering = time.perf_counter() - start
     start = time.perf_counter()
     weights = [s for s in dict.fromkeys(a.storage for k in kernels for a in k.arguments) if s.kind == "weight"]
-    limit = min(target.limit("max-buffer-size"), target.limit("max-storage-buffer-binding-size"))
-    layout = make_shards([_packed(s) for s in weights], max_buffer=limit)
+    store = weight_store(target) if store is None else store
+    places = store.add([_packed(s) for s in weights])
     packing = time.perf_counter() - start
     start = time.perf_counter()
-    plan, shaders = _assemble(graph, assignment, kernels, dict(zip(weights, layout.places, strict=True)), layout, name)
+    plan, shaders = _assemble(graph, assignment, kernels, dict(zip(weights, places, strict=True)), store, name)
     planning += time.perf_counter() - start
-    return Planned(plan, shaders, layout.shards, {"lower": lowering, "plan": planning, "weights": packing})
+    return Planned(plan, shaders, tuple(store.shards), {"lower": lowering, "plan": planning, "weights": packing})
+
+
+def weight_store(target: Target) -> WeightStore:
+    """An empty store whose buffers a target can bind."""
+    return WeightStore(min(target.limit("max-buffer-size"), target.limit("max-storage-buffer-binding-size")))
 
 
 def materialize_outputs(graph: Graph) -> None:
@@ -99,6 +106,8 @@ def lower_graph(
         if progress:
             progress("generate", i + 1, total)
         if isinstance(node.op, Constant) or node in assignment.aliases:
+            continue
+        if not any(v.type.size for v in node.outputs):  # empty outputs of the graph
             continue
         try:
             if isinstance(node.op, Concat) and written_in_parts(node, assignment.views[node.output]):
@@ -139,7 +148,7 @@ def _assemble(
     assignment: Assignment,
     kernels: list[Kernel],
     places: Mapping[Storage, Place],
-    layout: Weights,
+    store: WeightStore,
     name: str,
 ) -> tuple[Plan, dict[str, str]]:
     """Addresses for everything, and the plan made of them."""
@@ -154,9 +163,9 @@ def _assemble(
     inputs = tuple(_port(n.name, assignment.views[n], buffers, where) for n in graph.inputs)
     ends = zip(graph.output_names, graph.outputs, strict=True)
     outputs = tuple(_port(n, assignment.views[v], buffers, where) for n, v in ends)
-    for s, place in places.items():
-        where[s] = (len(buffers) + place.buffer, place.offset)
-    buffers += layout.buffers
+    used = {b: len(buffers) + i for i, b in enumerate(sorted({p.buffer for p in places.values()}))}
+    where.update({s: (used[place.buffer], place.offset) for s, place in places.items()})
+    buffers += [store.buffers[b] for b in used]
     bound = _pack_scratch([s for s in first if s.kind == "scratch"], first, last, buffers, where)
     shaders: dict[str, str] = {}
     index: dict[str, int] = {}
@@ -212,17 +221,15 @@ def _pack_scratch(
 
 
 def _packed(storage: Storage) -> np.ndarray:
-    """The bytes of a weight as the GPU sees them: row-major, little-endian, padded to whole vec4s."""
+    """The bytes of a weight as the GPU sees them: row-major, little-endian; the store pads them to whole vec4s."""
     array = storage.array
     assert isinstance(array, np.ndarray)
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    missing = _padded(storage) - flat.size
-    return np.pad(flat, (0, missing)) if missing else flat
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _padded(storage: Storage) -> int:
-    """Bytes bound for a storage: a multiple of 16, so that it can be an array of vec4."""
-    return (storage.nbytes + 15) // 16 * 16
+    """Bytes bound for a storage: a multiple of 16, so that it can be an array of vec4, and never none."""
+    return max(16, (storage.nbytes + 15) // 16 * 16)
 
 
 def _regions(

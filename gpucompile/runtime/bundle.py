@@ -26,12 +26,16 @@ from gpucompile.errors import BundleError
 from gpucompile.runtime.checks import (
     SHA256,
     VARIANT,
+    check_buckets,
     check_plan,
+    ports_of,
     require,
 )
 from gpucompile.runtime.format import (
     FORMAT_VERSION,
     SHARD_BYTES,
+    Bucket,
+    FreeAxis,
     Manifest,
     Plan,
     from_json,
@@ -50,6 +54,14 @@ class BundleLike(Protocol):
     @property
     def variants(self) -> tuple[str, ...]:
         """Names of the plans, best first."""
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The sizes of free dimensions there are plans for, smallest first; none where no dimension is free."""
+
+    @property
+    def free_axes(self) -> tuple[FreeAxis, ...]:
+        """The axes of inputs and outputs whose sizes depend on free dimensions."""
 
     def plan(self, name: str) -> Plan:
         """One plan by name."""
@@ -196,6 +208,16 @@ class BundleData:
         """Names of the plans, best first."""
         return self.manifest.variants
 
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The sizes of free dimensions there are plans for, smallest first; none where no dimension is free."""
+        return self.manifest.buckets
+
+    @property
+    def free_axes(self) -> tuple[FreeAxis, ...]:
+        """The axes of inputs and outputs whose sizes depend on free dimensions."""
+        return self.manifest.free_axes
+
     def plan(self, name: str) -> Plan:
         """One plan by name, checked; BundleError if it is damaged or does not exist."""
         if name not in self._plans:
@@ -204,7 +226,9 @@ class BundleData:
             file, m = f"variants/{name}.json", self.manifest
             plan = from_json(Plan, self._json(file), file)
             require(plan.name == name, f"{file}: calls itself {plan.name[:80]!r}")
-            check_plan(plan, file, [s.size for s in m.shards], (m.inputs, m.outputs))
+            dims = next((b.dims for b in m.buckets if name in b.variants), {})
+            promised = ports_of(m.inputs, m.free_axes, dims), ports_of(m.outputs, m.free_axes, dims)
+            check_plan(plan, file, [s.size for s in m.shards], promised)
             for sha in plan.shaders:
                 self._files().size(f"shaders/{sha}.wgsl")
             self._plans[name] = plan
@@ -263,6 +287,7 @@ class BundleData:
         for name in m.variants:
             require(VARIANT.fullmatch(name) is not None, f"manifest.json.variants: not a plain name: {name[:80]!r}")
             self._files().size(f"variants/{name}.json")
+        check_buckets(m.buckets, m.free_axes, m.variants, (m.inputs, m.outputs), "manifest.json")
         for i, shard in enumerate(m.shards):
             at = f"manifest.json.shards[{i}]"
             require(shard.file == f"weights/{i}.bin", f"{at}: file must be weights/{i}.bin, found {shard.file[:80]!r}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from gpucompile.errors import BundleError
-from gpucompile.runtime.format import Plan, Port, Requires, Step
+from gpucompile.runtime.format import Bucket, FreeAxis, Plan, Port, Requires, Step
 
 #: Bits per element of every WebNN data type a port can have.
 DTYPE_BITS: dict[str, int] = {
@@ -23,6 +23,8 @@ DTYPE_BITS: dict[str, int] = {
 OFFSET_ALIGNMENT = 256  # WebGPU's default min-storage-buffer-offset-alignment
 MAX_GRID = 65535  # workgroups per dimension, WebGPU's default and every device's maximum
 _MAX_BYTES = 1 << 53  # what JavaScript can count
+
+Shaped = tuple[str, str, tuple[int | None, ...]]  # a port: name, data type, shape with None for what is not known
 
 VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -54,12 +56,13 @@ def check_plan(
     plan: Plan,
     where: str,
     shard_sizes: Sequence[int] | None = None,
-    ports: tuple[Sequence[Port], Sequence[Port]] | None = None,
+    ports: tuple[Sequence[Shaped], Sequence[Shaped]] | None = None,
 ) -> None:
     """Raise BundleError unless every index, offset, size, name and shape of a plan is consistent.
 
     `where` names the plan in messages; `shard_sizes` are the sizes of the bundle's weight shards and `ports` the inputs
-    and outputs its manifest promises (both unchecked if None). Data flow is `gpucompile.plan.verify`'s matter.
+    and outputs its manifest promises, as `ports_of` gives them (both unchecked if None). Data flow is
+    `gpucompile.plan.verify`'s matter.
     """
     for i, sha in enumerate(plan.shaders):
         require(SHA256.fullmatch(sha) is not None, f"{where}.shaders[{i}]: not a sha256: {sha[:80]!r}")
@@ -70,9 +73,54 @@ def check_plan(
     _check_ports(plan, plan.outputs, "output", f"{where}.outputs")
     if ports is not None:
         for kind, mine, promised in (("inputs", plan.inputs, ports[0]), ("outputs", plan.outputs, ports[1])):
-            left = [(p.name, p.dtype, p.shape) for p in mine]
-            right = [(p.name, p.dtype, p.shape) for p in promised]
-            require(left == right, f"{where}.{kind}: differ from the manifest's")
+            same = len(mine) == len(promised) and all(map(_is_as_promised, mine, promised))
+            require(same, f"{where}.{kind}: differ from the manifest's")
+
+
+def _is_as_promised(port: Port, promised: Shaped) -> bool:
+    name, dtype, shape = promised
+    if (port.name, port.dtype, len(port.shape)) != (name, dtype, len(shape)):
+        return False
+    return all(size is None or d == size for d, size in zip(port.shape, shape, strict=True))
+
+
+def check_buckets(
+    buckets: Sequence[Bucket],
+    axes: Sequence[FreeAxis],
+    variants: Sequence[str],
+    ports: tuple[Sequence[Port], Sequence[Port]],
+    where: str,
+) -> None:
+    """Raise BundleError unless the buckets hold every variant once and the free axes speak of axes and dimensions that
+    exist."""
+    if not buckets:
+        require(not axes, f"{where}.free_axes: there are no buckets")
+        return
+    held = [v for b in buckets for v in b.variants]
+    require(sorted(held) == sorted(variants), f"{where}.buckets: do not hold every variant once")
+    names = set(buckets[0].dims)
+    for i, bucket in enumerate(buckets):
+        at = f"{where}.buckets[{i}]"
+        require(bool(bucket.variants), f"{at}: has no variants")
+        require(set(bucket.dims) == names and bool(names), f"{at}: has other dimensions than the first")
+        require(all(0 < n < _MAX_BYTES for n in bucket.dims.values()), f"{at}: a dimension is not positive")
+    inputs, outputs = ({p.name: p for p in side} for side in ports)
+    seen: set[tuple[str, int]] = set()
+    for i, free in enumerate(axes):
+        at = f"{where}.free_axes[{i}]"
+        port = inputs.get(free.port) or outputs.get(free.port)
+        require(port is not None and free.axis < len(port.shape), f"{at}: there is no such axis")
+        require((free.port, free.axis) not in seen, f"{at}: a second one for this axis")
+        seen.add((free.port, free.axis))
+        require(free.dim in names or (not free.dim and free.port in outputs), f"{at}: there is no such dimension")
+    given = {free.dim for free in axes if free.port in inputs}
+    require(given == names, f"{where}.free_axes: not every dimension is the axis of an input")
+
+
+def ports_of(ports: Sequence[Port], axes: Sequence[FreeAxis], dims: Mapping[str, int]) -> list[Shaped]:
+    """Name, data type and shape of ports for sizes of the free dimensions; None for axes whose size is not known."""
+    known = {(a.port, a.axis): dims[a.dim] if a.dim else None for a in axes}
+    return [(p.name, p.dtype, tuple(known.get((p.name, i), d) for i, d in enumerate(p.shape))) for p in ports]
 
 
 def require(condition: bool, message: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -18,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gpucompile.errors import BundleError, ClosedError, InputError
-from gpucompile.runtime.bundle import BundleLike, read_bundle
+from gpucompile.runtime.bundle import BundleData, BundleLike, read_bundle
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.format import BufferKind, Plan, Port
 from gpucompile.runtime.nibbles import pack_nibbles, unpack_nibbles
-from gpucompile.runtime.player import Player, Progress
+from gpucompile.runtime.player import Player, Progress, SharedWeights
 
 Array: TypeAlias = "npt.NDArray[Any]"
+#: What fills inputs up to the size of a bucket: nothing ("error"), "zeros", a number, or numbers by input name.
+Pad: TypeAlias = "str | float | Mapping[str, float]"
 
 #: numpy's type for every WebNN data type. 4-bit integers are one int8 or uint8 each on the host, packed on the device.
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -35,10 +37,11 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 }  # fmt: skip
 
 
-def select_plan(bundle: BundleLike, device: Device) -> Plan:
-    """The first plan of a bundle that the device can run. Raises BundleError naming what every variant misses."""
+def select_plan(bundle: BundleLike, device: Device, variants: Sequence[str] | None = None) -> Plan:
+    """The first plan of a bundle that the device can run, of all or some variants. Raises BundleError naming what every
+    variant misses."""
     reasons = []
-    for name in bundle.variants:
+    for name in bundle.variants if variants is None else variants:
         plan = bundle.plan(name)
         missing = device.missing(plan.requires)
         if not missing:
@@ -58,9 +61,19 @@ class Executable:
     Weights stay on the GPU until `close`. All methods may be called from several threads.
     """
 
-    def __init__(self, bundle: BundleLike, device: Device, progress: Progress | None = None, submits: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: BundleLike,
+        device: Device,
+        progress: Progress | None = None,
+        submits: int = 1,
+        *,
+        variants: Sequence[str] | None = None,
+        weights: SharedWeights | None = None,
+    ) -> None:
         """Create all GPU objects; `progress(stage, done, total)` with stage `weights` (bytes) or `pipelines`;
-        `submits` as in `load`.
+        `submits` as in `load`. `variants` are the plans to choose from (default: all), `weights` the buffers shared
+        with other executables of this bundle, which whoever made it frees.
 
         Raises BundleError if the bundle is damaged or no variant fits the device, DeviceError if the device refuses."""
         if not isinstance(device, Device):
@@ -69,9 +82,9 @@ class Executable:
             raise InputError(f"submits must be at least 1, not {submits}")
         device.require_open()
         self.device = device
-        self.plan = select_plan(bundle, device)
+        self.plan = select_plan(bundle, device, variants)
         self._lock = threading.RLock()  # a device found lost while it is held closes what runs on it
-        self._player: Player | None = Player(device, self.plan, bundle, progress, submits)
+        self._player: Player | None = Player(device, self.plan, bundle, progress, submits, weights)
         places = self._player.places
         self._outputs = [(p, places[p.buffer][1], math.prod(p.shape), NUMPY_DTYPES[p.dtype]) for p in self.outputs]
 
@@ -290,20 +303,50 @@ def _check_nibbles(array: Array, port: Port) -> None:
         raise InputError(f"input {port.name!r}: values outside {low}..{high} of {port.dtype}")
 
 
+def make_executable(
+    bundle: BundleLike,
+    device: Device,
+    progress: Progress | None = None,
+    submits: int = 1,
+    pad: Pad = "error",
+    owns_bundle: bool = False,
+) -> Executable:
+    """The executable a bundle asks for: a `BucketExecutable` if it has buckets. `owns_bundle` closes the bundle as soon
+    as it is not needed."""
+    if bundle.buckets:
+        from gpucompile.runtime.buckets import BucketExecutable  # which builds on this module
+
+        return BucketExecutable(bundle, device, progress, submits, pad, owns_bundle=owns_bundle)
+    try:
+        return Executable(bundle, device, progress, submits)
+    finally:
+        close = getattr(bundle, "close", None)
+        if owns_bundle and close is not None:
+            close()
+
+
 def load(
     source: str | Path | BundleLike,
     device: Device | None = None,
     progress: Progress | None = None,
     submits: int = 1,
+    pad: Pad = "error",
 ) -> Executable:
     """Put a bundle (a path, or one just compiled) on a device, ready to run.
 
     Without a device, one shared by the whole process is opened, and let go when its last executable is. A run is one
     submission; with `submits` above 1 it is cut into up to that many, so that the device starts before the host has
     recorded everything (12 to 23 % less latency with 4 on an H200, see benchmarks/README.md).
+    A bundle compiled for several sizes (`dims={"seq": [16, 64]}`) becomes a `BucketExecutable`: `pad` says what becomes
+    of inputs between the sizes, "error" refuses them, "zeros", a number, or a dict of numbers by input name fills them
+    up to the next size, and cuts the outputs.
     Raises BundleError for a damaged or unsuitable bundle, DeviceError if there is no usable adapter.
     """
-    if isinstance(source, (str, Path)):
-        with read_bundle(source) as bundle:
-            return Executable(bundle, device or default_device(), progress, submits)
-    return Executable(source, device or default_device(), progress, submits)
+    owns = isinstance(source, (str, Path))
+    bundle = read_bundle(source) if isinstance(source, (str, Path)) else source
+    try:
+        return make_executable(bundle, device or default_device(), progress, submits, pad, owns)
+    except BaseException:
+        if isinstance(bundle, BundleData) and owns:
+            bundle.close()
+        raise

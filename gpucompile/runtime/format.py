@@ -122,8 +122,29 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Bucket:
+    """Sizes of the free dimensions, and the plans compiled for them, best first."""
+
+    dims: dict[str, int]
+    variants: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FreeAxis:
+    """An axis of an input or output whose size is that of the free dimension `dim`. For outputs `dim` may be empty: the
+    size depends on free dimensions, but is none of them."""
+
+    port: str
+    axis: int
+    dim: str = ""
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """The table of contents of a bundle (manifest.json)."""
+    """The table of contents of a bundle (manifest.json).
+
+    With buckets, `variants` are those of all buckets, `inputs` and `outputs` have the shapes of the first, and
+    `dims` are the free dimensions that have one size only."""
 
     version: int
     producer: str
@@ -134,6 +155,8 @@ class Manifest:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     licence: str = ""
+    buckets: tuple[Bucket, ...] = ()  # smallest first
+    free_axes: tuple[FreeAxis, ...] = ()
 
 
 T = TypeVar("T")

@@ -27,6 +27,8 @@ from gpucompile.runtime.format import Access, Plan
 from gpucompile.runtime.recording import Step
 
 Progress: TypeAlias = "Callable[[str, int, int], None]"  # stage (weights, pipelines), done, total
+#: Weight buffers on the device by the shards they hold.
+SharedWeights: TypeAlias = "dict[tuple[int, ...], Any]"
 _Pipelines: TypeAlias = "Mapping[tuple[int, tuple[Access, ...]], Any]"  # by shader index and accesses
 _MAX_QUERIES = 4096  # WebGPU's limit for one query set
 
@@ -34,15 +36,27 @@ _MAX_QUERIES = 4096  # WebGPU's limit for one query set
 class Player:
     """The GPU objects of one plan. `Executable` is the public face of it; this class checks nothing about its inputs.
 
+    Weight buffers found in `weights` are used, new ones added to it; they are then the caller's to free, also where the
+    player could not be made.
+
     Not thread-safe except for `finish`, which any thread may call for its own staging buffer.
     Raises DeviceError if the device refuses anything; what was created is then freed.
     """
 
     def __init__(
-        self, device: Device, plan: Plan, bundle: BundleLike, progress: Progress | None = None, submits: int = 1
+        self,
+        device: Device,
+        plan: Plan,
+        bundle: BundleLike,
+        progress: Progress | None = None,
+        submits: int = 1,
+        weights: SharedWeights | None = None,
     ) -> None:
         self.device, self.plan = device, plan
         self._buffers: list[Any] = []
+        self._owned: list[Any] = []  # those of the buffers that go with this player
+        self._weights: SharedWeights = {} if weights is None else weights
+        self._shares = weights is not None
         self._spare: list[Any] = []  # staging buffers not in use
         self._flying: set[Any] = set()  # staging buffers of runs that are not finished
         self._closed = False
@@ -72,10 +86,14 @@ class Player:
             "scratch": u.STORAGE | u.COPY_SRC | u.COPY_DST,
         }
         for i, buffer in enumerate(self.plan.buffers):
+            if buffer.kind == "weight" and buffer.shards in self._weights:
+                self._buffers.append(self._weights[buffer.shards])
+                continue
             label = buffer.name or f"{buffer.kind} {i}"
             with self.device.guard(f"creating {buffer.kind} buffer {i} of {buffer.size:,} bytes"):
                 gpu = self.device.handle.create_buffer(label=label, size=buffer.size, usage=usages[buffer.kind])
                 self._buffers.append(gpu)
+                self._owned.append(gpu)
 
     def _create_staging(self) -> Any:
         u = self._usage
@@ -87,6 +105,8 @@ class Player:
     def _upload(self, bundle: BundleLike, progress: Progress | None) -> None:
         queue, done, total = self.device.handle.queue, 0, self.plan.bytes_of("weight")
         for i, buffer in enumerate(self.plan.buffers):
+            if buffer.kind != "weight" or buffer.shards in self._weights:
+                continue
             at = 0
             for shard in buffer.shards:
                 data = bundle.shard(shard)
@@ -97,6 +117,9 @@ class Player:
                 done += len(data)
                 if progress is not None:
                     progress("weights", done, total)
+            if self._shares:
+                self._weights[buffer.shards] = self._buffers[i]
+                self._owned.remove(self._buffers[i])
 
     def _create_pipelines(self, bundle: BundleLike, progress: Progress | None) -> _Pipelines:
         plan, features = self.plan, self.plan.requires.features
@@ -251,9 +274,9 @@ class Player:
     def close(self) -> None:
         """Free all buffers at once; a run in flight fails."""
         self._closed = True
-        for buffer in (*self._buffers, *self._spare, *self._flying):
+        for buffer in (*self._owned, *self._spare, *self._flying):
             buffer.destroy()
-        self._buffers, self._spare, self.steps = [], [], []
+        self._buffers, self._owned, self._spare, self.steps = [], [], [], []
         self._records = []
         if hasattr(self, "bindings"):
             self.bindings.clear()

@@ -130,15 +130,21 @@ class MLContext:
         if self._destroyed:
             return
         self._destroyed = True
-        self._lose("destroyed")
-        if self._owned:
-            self._device.close()
-
-    def _lose(self, reason: str) -> None:
         with self._lock:
             for each in list(self._alive):
                 each.destroy()
             self._readback.clear()
+        self._resolve("destroyed")
+        if self._owned:
+            self._device.close()
+
+    def _lose(self, reason: str) -> None:
+        """The device is gone, and with it all memory. The thread that found out may hold any lock, so none is taken."""
+        for each in list(self._alive):
+            each._forget()
+        self._resolve(reason)
+
+    def _resolve(self, reason: str) -> None:
         with contextlib.suppress(InvalidStateError):  # the first reason counts
             self.lost.set_result(reason)
 

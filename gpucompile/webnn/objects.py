@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpucompile.errors import InputError
 from gpucompile.ir.graph import Value
 from gpucompile.ir.types import TensorType
+from gpucompile.runtime.buffers import is_destroyed
 from gpucompile.runtime.executable import Executable
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class MLTensor:
 
     @property
     def destroyed(self) -> bool:
-        return self._buffer is None
+        """Whether it was destroyed, or the caller's buffer that it was made of."""
+        return self._buffer is None or is_destroyed(self._buffer)
 
     @property
     def gpu_buffer(self) -> Any:
@@ -107,6 +109,9 @@ class MLTensor:
             buffer, self._buffer = self._buffer, None
             if buffer is not None and self._owned:
                 buffer.destroy()
+
+    def _forget(self) -> None:
+        self._buffer = None
 
     def __repr__(self) -> str:
         return f"<MLTensor {self.data_type}{list(self.shape)}{' destroyed' if self.destroyed else ''}>"
@@ -136,6 +141,9 @@ class MLGraph:
         executable, self._executable = self._executable, None
         if executable is not None:
             executable.close()
+
+    def _forget(self) -> None:
+        self._executable = None
 
     def __enter__(self) -> MLGraph:
         return self

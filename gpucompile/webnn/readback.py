@@ -14,7 +14,6 @@ import numpy as np
 from gpucompile.errors import InputError
 from gpucompile.ir.op import NIBBLES
 from gpucompile.runtime.device import Device
-from gpucompile.runtime.nibbles import unpack_nibbles
 
 if TYPE_CHECKING:
     from gpucompile.webnn.objects import MLTensor
@@ -130,9 +129,7 @@ class Read:
                 self._target[:] = data
                 return self._out
             if type.dtype in NIBBLES:
-                return data.copy()
-            if type.dtype in NIBBLES:
-                return unpack_nibbles(data, type.shape, type.dtype.is_signed)
+                return data.copy()  # packed: two elements in a byte
             return data.copy().view(type.dtype.numpy).reshape(type.shape)
         finally:
             del data

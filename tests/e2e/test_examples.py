@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,13 +51,14 @@ def test_results_of_a_stream_are_right(adapter: Any, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
-def test_as_a_program(adapter: Any, path: Path) -> None:
+def test_as_a_program(adapter: Any, path: Path, tmp_path: Path) -> None:
     small = {"pipeline": ["--side", "16", "--repeat", "1"], "stream": ["--size", "16", "--count", "3"]}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(path), *small[path.stem]],
         capture_output=True,
         text=True,
         cwd=path.parents[1],
+        env={**os.environ, "XDG_RUNTIME_DIR": os.environ.get("XDG_RUNTIME_DIR") or str(tmp_path)},  # Mesa asks for it
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert {"pipeline": "ms a batch", "stream": "the same results"}[path.stem] in done.stdout

@@ -16,11 +16,10 @@ def run(*args: str) -> str:
 
 
 def test_a_context_and_a_first_result_come_quickly(adapter: Any) -> None:
-    """0.5 s on a free core of 2020; the best of three, and room for slow machines, because of other processes."""
-    times = [
-        json.loads(run("-m", "benchmarks", "start", "--json", "--runs", "1"))["seconds"]["total"] for _ in range(3)
-    ]
-    assert min(times) < 1.5, times
+    """0.55 s on a core of 2020. Its time on the CPU counts, and the best of three, because other processes run beside;
+    without `lean_types` and with the importer it is 1.2 s and more."""
+    runs = [json.loads(run("-m", "benchmarks", "start", "--json", "--runs", "1"))["seconds"] for _ in range(3)]
+    assert min(each["cpu"] for each in runs) < 1.5, runs
 
 
 def test_the_api_needs_no_importer() -> None:

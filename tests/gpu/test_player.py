@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from gpucompile.errors import BundleError, ClosedError, DeviceError, InputError
-from gpucompile.plan.bundle import Bundle, make_shards
+from gpucompile.plan.bundle import Bundle
 from gpucompile.plan.verify import verify
+from gpucompile.plan.weights import make_shards
 from gpucompile.runtime.adapters import list_adapters
 from gpucompile.runtime.device import Device
 from gpucompile.runtime.executable import Executable, load

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gpucompile.errors import ClosedError, InputError, TypeInferenceError
+from gpucompile.ir.op import NIBBLES
 from gpucompile.webnn import ML, MLContext, MLOperandDescriptor, MLTensor
 from gpucompile.webnn.readback import KEPT_BYTES
 from gpucompile.webnn.validation import DATA_TYPES
@@ -22,15 +23,14 @@ from tests.webnn_graphs import F32, increment, tensors
 SHAPES: list[tuple[int, ...]] = [(), (1,), (5,), (2, 3), (1, 2, 3, 1, 2)]
 
 
-@pytest.mark.parametrize("dtype", DATA_TYPES)
+@pytest.mark.parametrize("dtype", [d for d in DATA_TYPES if d not in NIBBLES])
 def test_a_new_tensor_is_zero_and_keeps_what_is_written(context: MLContext, dtype: Any) -> None:
     for shape in SHAPES:
         tensor = context.create_tensor(dtype.value, shape, readable=True, writable=True)
         assert (tensor.data_type, tensor.shape, tensor.constant) == (dtype.value, shape, False)
         zeros = context.read_tensor(tensor)
         assert (zeros.dtype, zeros.shape) == (dtype.numpy, shape) and not zeros.any()
-        data = np.arange(100, 100 + tensor_size(tensor)) % (8 if dtype.bits == 4 else 128)
-        data = data.astype(dtype.numpy).reshape(shape)
+        data = np.arange(100, 100 + tensor_size(tensor), dtype=dtype.numpy).reshape(shape)
         context.write_tensor(tensor, data)
         np.testing.assert_array_equal(context.read_tensor(tensor), data)
         tensor.destroy()

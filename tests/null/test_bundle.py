@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpucompile.errors import BundleError
-from gpucompile.plan.bundle import Bundle, Place, make_shards
+from gpucompile.plan.bundle import Bundle
+from gpucompile.plan.weights import Place, make_shards
 from gpucompile.runtime.bundle import read_bundle
 from gpucompile.runtime.checks import check_requires, port_bytes
 from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, Step, to_json
@@ -498,7 +499,7 @@ def test_make_shards(sizes: list[int], shard: int, limit: int) -> None:
     tensors = [np.full(n, i + 1, np.uint8) for i, n in enumerate(sizes)]
     weights = make_shards(tensors, max_buffer=limit, shard_bytes=shard)
     assert len(weights.places) == len(tensors)
-    contents = [b"".join(weights.shards[s] for s in b.shards) for b in weights.buffers]
+    contents = [b"".join(weights.shards[s].bytes() for s in b.shards) for b in weights.buffers]
     for tensor, place in zip(tensors, weights.places, strict=True):
         assert place.offset % 256 == 0 and place.size % 4 == 0 and place.size >= max(4, tensor.size)
         content = contents[place.buffer][place.offset : place.offset + place.size]
@@ -514,5 +515,5 @@ def test_make_shards_does_not_copy_big_tensors() -> None:
     big = np.arange(4096, dtype=np.float32)
     weights = make_shards([np.ones(3, np.float32), big], shard_bytes=4096)
     assert weights.places == (Place(0, 0, 12), Place(0, 256, 16384))
-    assert np.shares_memory(np.frombuffer(weights.shards[1], np.uint8), big)
-    assert not np.shares_memory(np.frombuffer(weights.shards[0], np.uint8), big)
+    assert np.shares_memory(np.frombuffer(weights.shards[1].bytes(), np.uint8), big)
+    assert not np.shares_memory(np.frombuffer(weights.shards[0].bytes(), np.uint8), big)

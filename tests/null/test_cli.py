@@ -312,7 +312,7 @@ class FakeDevice:
 
 
 class FakeExecutable:
-    def __init__(self, bundle: Any, device: FakeDevice, progress: object) -> None:
+    def __init__(self, bundle: Any, device: FakeDevice, progress: object, submits: int) -> None:
         self.plan = bundle.plan("base")
         self.inputs = self.plan.inputs
         self.fed: list[np.ndarray] = []

@@ -7,9 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from gpucompile.ir.graph import Graph
+from gpucompile.ir.graph import Constant, Graph
 from gpucompile.ir.text import parse_graph, print_graph
 from gpucompile.ir.types import DataType, TensorType
+from gpucompile.ops.contraction import Matmul
+from gpucompile.ops.logical import Cast
 from gpucompile.ops.movement import Pad, Slice, Transpose
 from gpucompile.passmanager import CheckEach, CheckReports, Context, PassManager
 
@@ -152,3 +154,16 @@ def test_linear_time() -> None:
 
     small, large = seconds(2000), seconds(16000)
     assert large < 8 * small * 3
+
+
+@pytest.mark.parametrize(("kind", "rows", "folded"), [("i8", 64, True), ("i8", 65, False), ("f16", 65, False)])
+def test_large_constants_stay_packed(kind: str, rows: int, folded: bool) -> None:
+    """64 x 64 float32 numbers are 16 kB; more stay as they are, and what widens them goes to the kernels."""
+    graph = Graph("packed")
+    x = graph.add_input("x", TensorType(DataType.FLOAT32, (1, rows)))
+    dtype = DataType.parse(kind)
+    w = graph.constant(np.arange(rows * 64).reshape(rows, 64).astype(dtype.numpy))
+    graph.set_outputs({"y": graph.add(Matmul(), x, graph.add(Cast(DataType.FLOAT32), w))})
+    assert PassManager("fold-constants", [CheckEach(), CheckReports()]).run(graph) == folded
+    (constant,) = [n.outputs[0].type.dtype for n in graph.nodes if isinstance(n.op, Constant)]
+    assert constant is (DataType.FLOAT32 if folded else dtype)

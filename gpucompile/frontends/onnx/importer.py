@@ -26,6 +26,7 @@ import gpucompile.ops  # noqa: F401  (registers the ops)
 from gpucompile.errors import InputError, ModelError, UnsupportedError
 from gpucompile.frontends import onnx as _family
 from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Builder, Operand, located
+from gpucompile.frontends.onnx.embedded import parse_file
 from gpucompile.frontends.onnx.scope import Scope
 from gpucompile.frontends.onnx.tensors import data_type
 from gpucompile.ir.graph import Graph, Value
@@ -77,6 +78,27 @@ def import_model(
         raise located(e, label) from e
 
 
+def input_shapes(source: str | Path | bytes | onnx.ModelProto) -> dict[str, tuple[int | str, ...]]:
+    """The shapes of a model's inputs by name: sizes, and names of free dimensions (as `dims` of `import_model` takes
+    them). Inputs without a shape are left out. Raises ModelError for files that cannot be read."""
+    model, _ = _read(source)
+    initializers = {t.name for t in model.graph.initializer}
+    out: dict[str, tuple[int | str, ...]] = {}
+    for info in model.graph.input:
+        if info.name not in initializers and info.type.tensor_type.HasField("shape"):
+            dims = enumerate(info.type.tensor_type.shape.dim)
+            out[info.name] = tuple(_size_or_name(info.name, axis, d) for axis, d in dims)
+    return out
+
+
+def _size_or_name(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int | str:
+    """The size of an axis of an input, or the name of the free dimension it is."""
+    if dim.HasField("dim_value") and dim.dim_value > 0:
+        return int(dim.dim_value)
+    named = dim.dim_param not in ("", "?")  # some exporters call all that they do not know "?"
+    return str(dim.dim_param) if named else f"{name}[{axis}]"
+
+
 def import_parts(model: onnx.ModelProto, inputs: Mapping[str, InputSpec]) -> Imported:
     """Like `import_model`, but outputs known at import stay out of the graph, which may lack outputs altogether, and
     may be empty tensors, sequences, or optionals."""
@@ -94,16 +116,14 @@ def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto
     else:
         label = "the model" if isinstance(source, bytes) else str(source)
         try:
-            data = source if isinstance(source, bytes) else Path(source).read_bytes()
+            size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+            if not size:
+                raise ModelError(f"{label}: the file is empty")
+            model = onnx.ModelProto.FromString(source) if isinstance(source, bytes) else parse_file(Path(source))
         except OSError as e:
             raise ModelError(f"{label}: cannot be read: {e.strerror or e}") from e
-        if not data:
-            raise ModelError(f"{label}: the file is empty")
-        model = onnx.ModelProto()
-        try:
-            model.ParseFromString(data)
         except DecodeError as e:
-            raise ModelError(f"{label}: not an ONNX model, or truncated or corrupt ({len(data)} bytes): {e}") from e
+            raise ModelError(f"{label}: not an ONNX model, or truncated or corrupt ({size} bytes): {e}") from e
     if not model.HasField("graph") or not model.opset_import or not model.graph.output:
         raise ModelError(f"{label}: not an ONNX model: it has no graph, no opset or no outputs")
     model = _modern(model, label)
@@ -150,7 +170,10 @@ class _Import:
         outputs: dict[str, Value] = {}
         for name, result in self._run().items():
             for tensor, path in _flat(result, name):
-                outputs[path] = self.builder.value(tensor)
+                if isinstance(tensor, np.ndarray) and not tensor.size:
+                    outputs[path] = self.builder.graph.constant(tensor)
+                else:
+                    outputs[path] = self.builder.value(tensor)
         self.builder.graph.set_outputs(outputs)
         return self.builder.graph
 
@@ -213,16 +236,16 @@ class _Import:
             raise UnsupportedError(f"input {info.name!r} has no shape; set one in the model")
         shape = []
         for axis, d in enumerate(tensor.shape.dim):
-            named = d.dim_param not in ("", "?")  # some exporters call all that they do not know "?"
-            name = d.dim_param if named else f"{info.name}[{axis}]"
-            if d.HasField("dim_value") and d.dim_value > 0:
-                shape.append(d.dim_value)
-                continue
-            known.add(name)
-            if name not in self.dims:
-                unbound.append((info.name, axis, name))
-            shape.append(self.dims.get(name, 1))
+            size = _size_or_name(info.name, axis, d)
+            if isinstance(size, str):
+                known.add(size)
+                if size not in self.dims:
+                    unbound.append((info.name, axis, size))
+                size = int(self.dims.get(size, 1))
+            shape.append(size)
         value = self.builder.graph.add_input(info.name, TensorType(dtype, tuple(shape)))
+        if not value.type.size:  # nothing computes with it: what it is, is known
+            return np.zeros(value.type.shape, dtype.numpy)
         return self.builder.mark(value, tensor.elem_type)
 
     def _check_dims(self, unbound: list[tuple[str, int, str]], known: set[str]) -> None:
@@ -230,8 +253,8 @@ class _Import:
             if name not in known:
                 have = f"it has {', '.join(sorted(known))}" if known else "it has none"
                 raise InputError(f"dims: the model has no free dimension {name!r}; {have}")
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise InputError(f"dims: {name} is {value!r}, it must be a positive integer")
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+                raise InputError(f"dims: {name} is {value!r}, it must be an integer that is not negative")
         if unbound:
             where = "; ".join(f"input {i!r} axis {a} ({n})" for i, a, n in unbound)
             names = list(dict.fromkeys(n for *_, n in unbound))

@@ -1,6 +1,6 @@
 """ONNX tensors as numpy arrays, without copies where the format allows it.
 
-External data lies in files beside the model; names that lead out of the model's folder are refused.
+External data lies in files beside the model; names that lead out of the model's folder are refused, links included.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from gpucompile.ir.graph import Literal
 from gpucompile.ir.op import NIBBLES
 from gpucompile.ir.types import DataType, TensorType
 
-#: ONNX element type -> data type. Bool becomes uint8, as in WebNN.
+#: ONNX element type -> data type. Bool becomes uint8, as in WebNN. Tensors of bfloat16, which WebGPU lacks, become
+#: float32 as well: it is the upper half of one, so nothing is lost.
 DATA_TYPES: dict[int, DataType] = {
     TensorProto.FLOAT: DataType.FLOAT32,
     TensorProto.FLOAT16: DataType.FLOAT16,
@@ -53,16 +54,27 @@ def read_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray | L
 
     Raises ModelError for data that does not suit the tensor's shape, UnsupportedError for its data type."""
     what = f"tensor {tensor.name!r}" if tensor.name else "a tensor"
-    kind = data_type(tensor.data_type, what)
+    brief = tensor.data_type == TensorProto.BFLOAT16
+    kind = DataType.FLOAT32 if brief else data_type(tensor.data_type, what)
     shape = tuple(tensor.dims)
     if any(d < 0 for d in shape):
         raise ModelError(f"{what} has a negative dimension: {list(shape)}")
+    stored = tensor.data_location == TensorProto.EXTERNAL or tensor.HasField("raw_data")
+    if brief and stored:
+        return _widened(_read(tensor, folder, np.dtype(np.uint16), shape, what))
     if kind not in NIBBLES:
         return _read(tensor, folder, kind.numpy, shape, what)
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.HasField("raw_data"):
+    if stored:
         packed = _read(tensor, folder, np.dtype(np.uint8), ((math.prod(shape) + 1) // 2,), what)
         tensor = TensorProto(data_type=tensor.data_type, dims=shape, raw_data=packed.tobytes())
     return Literal(_typed(tensor, kind.numpy, what), TensorType(kind, shape))
+
+
+def _widened(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 as float32."""
+    out = bits.astype("<u4")
+    out <<= 16
+    return out.view(np.float32)
 
 
 def _read(

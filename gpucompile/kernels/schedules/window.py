@@ -40,7 +40,7 @@ class Window(Schedule):
         assert node is not None
         out = node.output.type
         # four channels to an invocation where channels are last, else one result
-        vector = channels_last(node) and out.shape[-1] % 4 == 0
+        vector = channels_last(node) and out.shape[-1] % 4 == 0 and not problem.has_64_bits
         width = 4 if vector else 1
         count = out.size // width
         kernel = problem.builder()
