@@ -6,6 +6,7 @@ Reduced here; at full size behind `slow`. Compilation at full size is timed, too
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -17,8 +18,10 @@ SAMPLES = ("squeezenet_1_1", "whisper_decoder")
 #: Full size on a software adapter takes minutes or more memory than CI has.
 LARGE = ("deeplab_v3", "sam_encoder", "sd15_unet_block", "sd15_vae_decoder")
 
-#: Of "import plus compile of the 500-node models in under 5 s", with room for a busy machine.
-SECONDS = 10.0
+#: Activations above the 128 MiB that every device binds: they compile for devices that bind more only.
+BEYOND_PORTABLE = ("sam_encoder", "sd15_unet_block", "sd15_vae_decoder")
+#: Of processor time, which other work on the machine does not change as much: import plus compile.
+SECONDS = 5.0
 
 
 @pytest.mark.parametrize("name", zoo.NETWORKS)
@@ -43,9 +46,15 @@ def test_full_size(device: gpucompile.Device, name: str) -> None:
 def test_full_size_compiles_in_time(name: str) -> None:
     network = zoo.NETWORKS[name]
     content = network.build().SerializeToString()
-    start = time.perf_counter()
-    gpucompile.compile(content, dims=network.dims)
-    assert time.perf_counter() - start < SECONDS
+    target = gpucompile.Target.portable()
+    if name in BEYOND_PORTABLE:
+        with pytest.raises(gpucompile.UnsupportedError, match="max-storage-buffer-binding-size"):
+            gpucompile.compile(content, target, network.dims)
+        large = dict.fromkeys(("max-storage-buffer-binding-size", "max-buffer-size"), 1 << 31)
+        target = replace(target, limits={**target.limits, **large})
+    start = time.process_time()
+    gpucompile.compile(content, target, network.dims)
+    assert time.process_time() - start < SECONDS
 
 
 @pytest.mark.parametrize("name", zoo.NETWORKS)
