@@ -99,7 +99,8 @@ def _size_or_name(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) ->
     """The size of an axis of an input, or the name of the free dimension it is."""
     if dim.HasField("dim_value") and dim.dim_value > 0:
         return int(dim.dim_value)
-    return str(dim.dim_param or f"{name}[{axis}]")
+    named = dim.dim_param not in ("", "?")  # some exporters call all that they do not know "?"
+    return str(dim.dim_param) if named else f"{name}[{axis}]"
 
 
 def import_parts(model: onnx.ModelProto, inputs: Mapping[str, InputSpec], backends: Backends | None = None) -> Imported:

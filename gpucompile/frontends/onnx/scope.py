@@ -7,6 +7,7 @@ body of that function.
 
 from __future__ import annotations
 
+import functools
 import graphlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -233,6 +234,7 @@ class Scope:
         try:
             wanted = tuple(name in read for name in node.output)
             version = self.versions.get("" if node.domain == "ai.onnx" else node.domain, 1)
+            _check_attributes(node, version)
             attributes = read_attributes(node)
             out = function(Call(self.builder, node, version, inputs, attributes, wanted, self.subgraph))
         except (ModelError, UnsupportedError) as e:
@@ -277,6 +279,22 @@ def schema_of(domain: str, name: str, version: int) -> Any:
         return onnx.defs.get_schema(name, version, domain)
     except (onnx.defs.SchemaError, TypeError):  # TypeError: damaged names
         return None
+
+
+@functools.cache
+def _attribute_types(domain: str, name: str, version: int) -> dict[str, int]:
+    """The types of an op's attributes, as numbers of AttributeProto.AttributeType; empty for unknown ops."""
+    schema = schema_of(domain, name, version)
+    return {} if schema is None else {n: int(a.type.value) for n, a in schema.attributes.items()}
+
+
+def _check_attributes(node: onnx.NodeProto, version: int) -> None:
+    """Raise ModelError for an attribute that has not the type it is defined with."""
+    known = _attribute_types("" if node.domain == "ai.onnx" else node.domain, node.op_type, version)
+    for a in node.attribute:
+        if a.type != known.get(a.name, a.type):
+            types = onnx.AttributeProto.AttributeType
+            raise ModelError(f"attribute {a.name} is a {types.Name(a.type)} instead of a {types.Name(known[a.name])}")
 
 
 def _check(node: onnx.NodeProto, version: int) -> None:
