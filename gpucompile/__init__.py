@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from gpucompile.errors import (
         BundleError,
         ClosedError,
+        ConstraintError,
         DeviceError,
         DeviceLost,
+        FallbackError,
         GpucompileError,
+        GpucompileWarning,
         InputError,
         ModelError,
         ParseError,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from gpucompile.plan.bundle import Bundle, Report
+    from gpucompile.plan.partitioned import PartitionedBundle
     from gpucompile.runtime.buckets import BucketExecutable
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import Executable, load
@@ -45,17 +49,21 @@ __all__ = [
     "Bundle",
     "BundleError",
     "ClosedError",
+    "ConstraintError",
     "Device",
     "DeviceError",
     "DeviceLost",
     "DynamicExecutable",
     "Executable",
+    "FallbackError",
     "GpucompileError",
+    "GpucompileWarning",
     "IOBinding",
     "InferenceSession",
     "InputError",
     "ModelError",
     "ParseError",
+    "PartitionedBundle",
     "PassError",
     "PrecisionWarning",
     "Report",
@@ -78,6 +86,7 @@ _HOMES = {
     "Executable": "runtime.executable",
     "IOBinding": "session",
     "InferenceSession": "session",
+    "PartitionedBundle": "plan.partitioned",
     "Report": "plan.bundle",
     "SessionOptions": "session",
     "Tensor": "session",

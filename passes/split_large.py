@@ -13,6 +13,7 @@ memory of the whole, as do those of tables. Any other tensor above the limit is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ from gpucompile.ops.logical import Lesser, Where
 from gpucompile.ops.movement import Concat, Reshape, Slice
 from gpucompile.passes._rewrite import erase, only_user
 from gpucompile.passmanager.base import Context, Pass
+from gpucompile.target import Target
 
 LIMIT = "max-storage-buffer-binding-size"
 ALIGNMENT = 4  # columns, for vec4 loads
@@ -52,11 +54,27 @@ class SplitLarge(Pass):
                     changed |= _split_table(graph, node, node.op.axis, limit, ctx)
         for v in [*graph.inputs, *(v for node in graph.nodes for v in node.outputs)]:
             if v.type.nbytes > limit and v.users:
-                raise UnsupportedError(
-                    f"{v!r} has {v.type.nbytes} bytes, the target {ctx.target.name} binds {limit} at most ({LIMIT}), "
-                    "and only constant weights of gemm, matmul, conv2d and gather can be cut; choose a larger target"
-                )
+                raise UnsupportedError(f"{too_large(v, ctx.target)}; choose a larger target")
         return changed
+
+
+def too_large(value: Value, target: Target) -> str:
+    """What to say about a value above the limit."""
+    return (
+        f"{value!r} has {value.type.nbytes} bytes, the target {target.name} binds {target.limit(LIMIT)} at most "
+        f"({LIMIT}), and only constant weights of gemm, matmul, conv2d and gather can be cut"
+    )
+
+
+def reject(node: Node, target: Target, known: Callable[[Value], bool]) -> str | None:
+    """Why the target cannot run a node that is not fused with others; None if it can. `known(value)` says whether a
+    value depends on constants only."""
+    limit = target.limit(LIMIT)
+    cut = 0 if isinstance(node.op, Gather) else 1 if _column_axes(node) else None  # the operand that can be cut
+    for i, v in enumerate(node.inputs):
+        if v is not None and v.type.nbytes > limit and not (i == cut and known(v)):
+            return too_large(v, target)
+    return next((too_large(v, target) for v in node.outputs if v.type.nbytes > limit), None)
 
 
 def _column_axes(node: Node) -> tuple[int, int] | None:

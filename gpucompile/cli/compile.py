@@ -15,12 +15,13 @@ from gpucompile.cli._common import (
     progress_bar,
     read_model,
     require_file,
-    single_sizes,
     size,
 )
+from gpucompile.cli._fallback import add_fallback_options, compile_model, explained, manifest_of
 
 if TYPE_CHECKING:
     from gpucompile.plan.bundle import Bundle, Report
+    from gpucompile.plan.partitioned import PartitionedBundle
 
 NAME = "compile"
 HELP = "compile a model to a shader bundle"
@@ -31,33 +32,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="X.gpub", required=True, help="the bundle to write")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     add_compile_options(parser)
+    add_fallback_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     require_file(args.model)
-    from gpucompile.compiler import compile
-
     start = time.perf_counter()
-    target, dims = choose_target(args), dict(args.dim)
-    model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
+    target = choose_target(args)
     with progress_bar(args.quiet) as progress:
-        bundle = compile(model, target, dims, args.pipeline, args.plan, progress, args.precision)
+        bundle = compile_model(args, target, progress)
         path = bundle.save(args.output, progress)
     if not args.quiet:
         if bundle.report is not None:
             print(report_text(bundle.report))
+        manifest = manifest_of(bundle)
+        if manifest is not None:
+            nodes = sum(len(part.nodes) for part in manifest.parts)
+            print(f"parts    {len(manifest.parts)}, {nodes} nodes on the CPU")
+        if args.explain:
+            print(explained(manifest))
         if args.precision != "f32":
             print(_precision_text(args, bundle))
         print(f"wrote    {path} in {time.perf_counter() - start:.2f} s, target {target.name or args.target}")
     return 0
 
 
-def _precision_text(args: argparse.Namespace, bundle: Bundle) -> str:
+def _precision_text(args: argparse.Namespace, bundle: Bundle | PartitionedBundle) -> str:
     """What stays float32, and the error against float32 of the smallest sizes compiled."""
+    from gpucompile.plan.partitioned import PartitionedBundle
     from gpucompile.precision import error
 
     lines = [f"  {n:5}  {what}" for what, n in (bundle.report.kept_float32 if bundle.report else {}).items()]
     lines.insert(0, "float32  ops that stay in float32:" if lines else "float32  no op stays in float32")
+    if isinstance(bundle, PartitionedBundle):
+        lines.append("error    not known of models with parts on the CPU")
+        return "\n".join(lines)
     dims = bundle.dims | (bundle.buckets[0].dims if bundle.buckets else {})
     for name, e in error(read_model(args.model, dims), args.precision).items():
         lines.append(

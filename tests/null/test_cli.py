@@ -23,6 +23,7 @@ from gpucompile.passmanager import Context, Pass, all_passes
 from gpucompile.runtime import adapters as adapters_module
 from gpucompile.runtime import device as device_module
 from gpucompile.runtime import executable as executable_module
+from gpucompile.runtime import partitioned  # noqa: F401  (subclasses Executable before a test puts a fake there)
 from gpucompile.runtime.adapters import AdapterInfo
 
 TEXT = """graph @m(%x: f32[4,4]) {
@@ -314,6 +315,7 @@ class FakeDevice:
 class FakeExecutable:
     def __init__(self, bundle: Any, device: FakeDevice, progress: object, submits: int) -> None:
         self.plan = bundle.plan("base")
+        self.kernels = len(self.plan.steps)
         self.inputs = self.plan.inputs
         self.fed: list[np.ndarray] = []
 
