@@ -70,8 +70,9 @@ def reject(node: Node, target: Target, known: Callable[[Value], bool]) -> str | 
     """Why the target cannot run a node that is not fused with others; None if it can. `known(value)` says whether a
     value depends on constants only."""
     limit = target.limit(LIMIT)
+    cut = 0 if isinstance(node.op, Gather) else 1 if _column_axes(node) else None  # the operand that can be cut
     for i, v in enumerate(node.inputs):
-        if v is not None and v.type.nbytes > limit and not (i == 1 and _column_axes(node) and known(v)):
+        if v is not None and v.type.nbytes > limit and not (i == cut and known(v)):
             return too_large(v, target)
     return next((too_large(v, target) for v in node.outputs if v.type.nbytes > limit), None)
 

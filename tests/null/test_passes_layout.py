@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpucompile.errors import UnsupportedError
+from gpucompile.ir.graph import Value
 from gpucompile.ir.interpret import interpret
 from gpucompile.ir.types import DataType
 from gpucompile.ops.activation import Relu
@@ -20,6 +21,7 @@ from gpucompile.ops.normalize import BatchNormalization, LocalResponseNormalizat
 from gpucompile.ops.pool import MaxPool2d
 from gpucompile.ops.reduction import ReduceLogSumExp, ReduceMean, ReduceSum
 from gpucompile.ops.softmax import Softmax
+from gpucompile.passes.split_large import reject
 from gpucompile.passmanager.base import Context
 from gpucompile.passmanager.manager import PassManager
 from gpucompile.target import Target
@@ -139,6 +141,21 @@ def test_large_tables_are_cut(dtype: DataType, axis: int) -> None:
     np.testing.assert_array_equal(after, before)
     parts = [n.inputs[0].type.nbytes for n in b.graph.nodes if isinstance(n.op, Gather)]
     assert len(parts) == (3 if axis == 0 else 5) and max(parts) <= 50000
+
+
+def test_only_tables_that_are_constants_can_be_cut() -> None:
+    """What the fallback asks before anything is cut."""
+    b = Build()
+    indices = b.x(2, dtype=DataType.INT32)
+    constant, computed = b(Gather(), b.c(300, 10), indices), b(Gather(), b.x(300, 10, name="z"), indices)
+    target = small(5000).target
+
+    def known(v: Value) -> bool:
+        return v.constant is not None
+
+    assert constant.producer is not None and computed.producer is not None
+    assert reject(constant.producer, target, known) is None
+    assert "12000 bytes" in str(reject(computed.producer, target, known))
 
 
 @pytest.mark.parametrize("kind", ["activation", "weights of a grouped conv", "one column", "one row"])
