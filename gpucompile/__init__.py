@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from gpucompile.errors import (
         BundleError,
         ClosedError,
+        ConstraintError,
         DeviceError,
         DeviceLost,
+        FallbackError,
         GpucompileError,
+        GpucompileWarning,
         InputError,
         ModelError,
         ParseError,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from gpucompile.plan.bundle import Bundle, Report
+    from gpucompile.plan.partitioned import PartitionedBundle
     from gpucompile.runtime.buckets import BucketExecutable
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import Executable, load
@@ -46,12 +50,15 @@ __all__ = [
     "Bundle",
     "BundleError",
     "ClosedError",
+    "ConstraintError",
     "Device",
     "DeviceError",
     "DeviceLost",
     "DynamicExecutable",
     "Executable",
+    "FallbackError",
     "GpucompileError",
+    "GpucompileWarning",
     "IOBinding",
     "InferenceSession",
     "InputError",
@@ -60,6 +67,7 @@ __all__ = [
     "OpenvinoExecutable",
     "OpenvinoOptions",
     "ParseError",
+    "PartitionedBundle",
     "PassError",
     "PrecisionWarning",
     "Report",
@@ -85,6 +93,7 @@ _HOMES = {
     "OpenvinoDevice": "runtime.openvino",
     "OpenvinoExecutable": "runtime.openvino",
     "OpenvinoOptions": "runtime.openvino",
+    "PartitionedBundle": "plan.partitioned",
     "Report": "plan.bundle",
     "SessionOptions": "session",
     "Tensor": "session",

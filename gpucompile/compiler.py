@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
-from gpucompile.errors import InputError
+from gpucompile.errors import InputError, UnsupportedError
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.text import print_graph
 from gpucompile.passmanager.base import Context
@@ -26,19 +26,57 @@ from gpucompile.target import Target
 if TYPE_CHECKING:
     import onnx
 
+    from gpucompile.plan.partitioned import PartitionedBundle
+
 Progress = Callable[[str, int, int], None]
+Source: TypeAlias = "str | Path | bytes | onnx.ModelProto"
+
+#: What may become of nodes that the device does not take.
+FALLBACKS = ("error", "warn", "allow")
 
 
+@overload
 def compile(
-    model: str | Path | bytes | onnx.ModelProto | Graph,
+    model: Source | Graph,
     target: Target | None = None,
     dims: Mapping[str, int | Sequence[int]] | None = None,
     pipeline: str = "default",
     plan: str = "balanced",
     progress: Progress | None = None,
     precision: str = "f32",
+    fallback: Literal["error"] = "error",
+    *,
     devices: Sequence[str] = ("gpu",),
-) -> Bundle:
+) -> Bundle: ...
+
+
+@overload
+def compile(
+    model: Source | Graph,
+    target: Target | None = None,
+    dims: Mapping[str, int | Sequence[int]] | None = None,
+    pipeline: str = "default",
+    plan: str = "balanced",
+    progress: Progress | None = None,
+    precision: str = "f32",
+    *,
+    fallback: str,
+    devices: Sequence[str] = ("gpu",),
+) -> Bundle | PartitionedBundle: ...
+
+
+def compile(
+    model: Source | Graph,
+    target: Target | None = None,
+    dims: Mapping[str, int | Sequence[int]] | None = None,
+    pipeline: str = "default",
+    plan: str = "balanced",
+    progress: Progress | None = None,
+    precision: str = "f32",
+    fallback: str = "error",
+    *,
+    devices: Sequence[str] = ("gpu",),
+) -> Bundle | PartitionedBundle:
     """Compile a model to a bundle: of shaders, and of models for OpenVINO's devices.
 
     model     an ONNX file, its bytes, an onnx.ModelProto, or a Graph (which is not changed)
@@ -51,6 +89,9 @@ def compile(
     precision f32, or f16: weights and activations in float16 where that does no harm (passes/precision.py says where),
               sums in float32; inputs and outputs keep their types. `report.kept_float32` tells what stays float32; a
               target without shader-f16 is warned about
+    fallback  what becomes of ONNX nodes that the device does not take. `error` refuses the model; `warn` and `allow`
+              leave them to the CPU (onnxruntime where it is installed, else onnx's ReferenceEvaluator), `warn` with a
+              GpucompileWarning that names them. The result is then a PartitionedBundle, whose `fallback` lists them
     devices   what the bundle is for: gpu (WebGPU), npu and cpu (through OpenVINO; their pipelines are openvino-npu and
               openvino-cpu unless `pipeline` is given and they are the only ones)
 
@@ -61,32 +102,61 @@ def compile(
         raise InputError(f"target must be a gpucompile.Target, such as Target.portable(), not {target!r}")
     if dims is not None and not isinstance(dims, Mapping):
         raise InputError(f"dims must map names to sizes, as in {{'batch': 1}}, not {dims!r}")
+    if fallback not in FALLBACKS:
+        raise InputError(f"fallback is {fallback!r}, it must be one of {', '.join(FALLBACKS)}")
     if isinstance(devices, str) or not devices or not set(devices) <= {"gpu", "npu", "cpu"}:
         raise InputError(f"devices must be some of gpu, npu and cpu, as in ('gpu', 'cpu'), not {devices!r}")
     check(precision, target)
     sizes = Sizes.of(dims or {})
     if isinstance(model, Graph) and sizes.lists:
         raise InputError(f"dims: a Graph has no free dimensions, so {', '.join(sizes.lists)} cannot have several sizes")
-    if sizes.lists and set(devices) != {"gpu"}:
-        raise InputError(
-            f"dims: {', '.join(sizes.lists)} can have several sizes on the GPU only; bind one for npu and cpu"
-        )
+    if set(devices) != {"gpu"} and (sizes.lists or fallback != "error"):
+        what = f"dims: {', '.join(sizes.lists)} can have several sizes" if sizes.lists else "nodes are left to the CPU"
+        raise InputError(f"{what} on the GPU only; the devices are {', '.join(devices)}")
+    options = Options(target, pipeline, plan, progress, precision, tuple(devices))
+    if fallback == "error" or isinstance(model, Graph):
+        return _compile(model, sizes, options)
+    if not sizes.lists:
+        from gpucompile.fallback import compile_with_hosts
+
+        return compile_with_hosts(model, sizes, options, fallback == "warn")
+    try:
+        return _compile(model, sizes, options)
+    except UnsupportedError as e:
+        raise UnsupportedError(f"{e}\n(nodes are left to the CPU for one size at a time, dims have several)") from e
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile; see `compile`."""
+
+    target: Target
+    pipeline: str = "default"
+    plan: str = "balanced"
+    progress: Progress | None = None
+    precision: str = "f32"
+    devices: tuple[str, ...] = ("gpu",)
+
+
+def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
+    """A bundle without parts for the CPU."""
+    target = options.target
     clock = Clock()
     store = weight_store(target)
     parts = []
     for bound in sizes.combinations():
         graph = model.clone() if isinstance(model, Graph) else import_model(model, sizes.fixed | bound)
         clock.lap("import")
-        kept = convert(graph, precision, target)
-        openvino = _for_openvino(graph, devices, pipeline, progress, clock)
-        if "gpu" in devices:
+        kept = convert(graph, options.precision, target)
+        openvino = _for_openvino(graph, options, clock)
+        if "gpu" in options.devices:
             name = "-".join(("base", *map(str, bound.values())))
-            parts.append(compile_graph(graph, target, pipeline, plan, progress, clock, store, name))
+            parts.append(compile_graph(graph, options, clock, store, name))
     if not parts:
         nodes = sum(graph.statistics().values())
         report = Report(nodes, nodes, phases=clock.seconds, kept_float32=kept)
         gir = print_graph(graph, literals="ref")
-        source = _source_hash(model)
+        source = source_hash(model)
         return Bundle([], {}, gir=gir, source_sha256=source, dims=sizes.fixed, report=report, openvino=openvino)
     largest = parts[-1]
     buckets: Sequence[Bucket] = ()
@@ -103,7 +173,7 @@ def compile(
         {sha: text for p in parts for sha, text in p.planned.shaders.items()},
         store.shards,
         gir=largest.gir,
-        source_sha256=_source_hash(model),
+        source_sha256=source_hash(model),
         dims=sizes.fixed,
         report=report,
         buckets=buckets,
@@ -112,17 +182,15 @@ def compile(
     )
 
 
-def _for_openvino(
-    graph: Graph, devices: Sequence[str], pipeline: str, progress: Progress | None, clock: Clock
-) -> dict[str, OpenvinoFiles]:
+def _for_openvino(graph: Graph, options: Options, clock: Clock) -> dict[str, OpenvinoFiles]:
     """The OpenVINO models that are asked for, by device."""
-    kinds = [d for d in dict.fromkeys(devices) if d != "gpu"]
+    kinds = [d for d in dict.fromkeys(options.devices) if d != "gpu"]
     if not kinds:
         return {}
     from gpucompile.backends.openvino import compile as backend
 
-    own = None if pipeline == "default" or "gpu" in devices else pipeline
-    out = {kind: backend.compile_graph(graph, kind, own, progress) for kind in kinds}
+    own = None if options.pipeline == "default" or "gpu" in options.devices else options.pipeline
+    out = {kind: backend.compile_graph(graph, kind, own, options.progress) for kind in kinds}
     clock.lap("openvino")
     return out
 
@@ -136,21 +204,12 @@ class Compiled:
     gir: str
 
 
-def compile_graph(
-    graph: Graph,
-    target: Target,
-    pipeline: str,
-    plan: str,
-    progress: Progress | None,
-    clock: Clock,
-    store: WeightStore,
-    name: str = "base",
-) -> Compiled:
+def compile_graph(graph: Graph, options: Options, clock: Clock, store: WeightStore, name: str = "base") -> Compiled:
     """From a graph, which is changed, to a verified plan called `name`; its weights go to `store`."""
     before = sum(graph.statistics().values())
-    PassManager(pipeline).run(graph, Context(target), progress)
+    PassManager(options.pipeline).run(graph, Context(options.target), options.progress)
     clock.lap("passes")
-    planned = make_plan(graph, target, name, plan, progress, store)
+    planned = make_plan(graph, options.target, name, options.plan, options.progress, store)
     clock.add(planned.seconds)
     verify(planned.plan)
     clock.lap("verify")
@@ -197,7 +256,7 @@ class Clock:
         self._start = now
 
 
-def _source_hash(model: object) -> str:
+def source_hash(model: object) -> str:
     """sha256 of the model file or bytes; empty for models that only exist in memory."""
     if isinstance(model, bytes):
         return hashlib.sha256(model).hexdigest()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucompile.compiler import Clock, compile_graph, import_model
+from gpucompile.compiler import Clock, Options, compile_graph, import_model
 from gpucompile.errors import ClosedError, InputError
 from gpucompile.plan.bundle import Bundle
 from gpucompile.plan.planner import weight_store
@@ -158,7 +158,7 @@ class DynamicExecutable:
 
     def _make(self, key: tuple[tuple[str, int], ...], sizes: dict[str, int]) -> _Entry:
         graph = import_model(self._model, self._fixed | sizes)
-        compiled = compile_graph(graph, self._target, self._pipeline, self._plan, None, Clock(), self._store)
+        compiled = compile_graph(graph, Options(self._target, self._pipeline, self._plan), Clock(), self._store)
         planned = compiled.planned
         bundle = Bundle([planned.plan], planned.shaders, planned.shards)
         entry = _Entry(Executable(bundle, self.device, weights=self._weights), users=1)

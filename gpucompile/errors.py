@@ -23,6 +23,10 @@ class TypeInferenceError(GpucompileError, TypeError, ValueError):
     """Operand types or attributes that an op's definition forbids; names the op, the operands and the clash."""
 
 
+class ConstraintError(TypeInferenceError):
+    """An operand of a data type or rank that an op's definition leaves out, which a wider one (ONNX's) may have."""
+
+
 class VerificationError(GpucompileError, RuntimeError):
     """A broken invariant of a graph or a plan. Always a defect of gpucompile, never of the model."""
 
@@ -49,6 +53,14 @@ class DeviceError(GpucompileError, RuntimeError):
 
 class DeviceLost(DeviceError):
     """The device was lost or destroyed; open a new one."""
+
+
+class FallbackError(GpucompileError, RuntimeError):
+    """A part of a model that is left to the CPU failed there, or gave a value of another type than it promised."""
+
+
+class GpucompileWarning(UserWarning):
+    """What works, but not as one might expect: nodes of a model that run on the CPU."""
 
 
 class ClosedError(GpucompileError, RuntimeError):

@@ -5,6 +5,8 @@
 
 ONNX's own backend tests run on it: `onnx.backend.test.BackendTest(gpucompile.onnx_backend.WebGPUBackend, __name__)`.
 
+With `prepare(model, fallback="allow")` nodes that the device does not take run on the CPU; `rep.fallback` lists them.
+
 A model is compiled for the shapes of the inputs it is run with. Where a shape, an axis or a trip count depends on the
 values of an input, it is compiled for these values as well. What was compiled is kept, so that further runs of the same
 kind only compute.
@@ -12,6 +14,7 @@ kind only compute.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -20,15 +23,20 @@ import onnx
 import onnx.checker
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
-from gpucompile.compiler import compile
-from gpucompile.errors import InputError, UnsupportedError
+from gpucompile.compiler import FALLBACKS, Options, compile
+from gpucompile.errors import GpucompileWarning, InputError, UnsupportedError
+from gpucompile.fallback import compile_partition
 from gpucompile.frontends.onnx.call import DataDependentError
-from gpucompile.frontends.onnx.importer import Imported, InputSpec, Result, import_parts
+from gpucompile.frontends.onnx.importer import Imported, InputSpec, import_parts
+from gpucompile.frontends.onnx.partition import HostPart, Partition
 from gpucompile.frontends.onnx.tensors import DATA_TYPES
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.types import TensorType
+from gpucompile.plan.backends import DeviceAndHosts
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import load
+from gpucompile.runtime.format import HostNode
+from gpucompile.target import Target
 
 #: numpy's types for what tensors may be.
 _DTYPES = {t.numpy for t in DATA_TYPES.values()}
@@ -38,12 +46,15 @@ Data: TypeAlias = np.ndarray | list["Data"] | None
 
 
 class GraphRunner:
-    """A graph on the device: arrays by name -> arrays by name. The programs of a `PreparedModel` are these."""
+    """A graph on the device, or a partition: arrays by name -> arrays by name. The programs of a `PreparedModel` are
+    these."""
 
-    def __init__(self, graph: Graph, device: Device | None) -> None:
-        self.executable = load(compile(graph), device)
+    def __init__(self, graph: Graph | Partition, device: Device | None) -> None:
+        options = Options(Target.portable())
+        bundle = compile(graph, options.target) if isinstance(graph, Graph) else compile_partition(graph, options)
+        self.executable = load(bundle, device)
 
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    def __call__(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         return self.executable.run(inputs)
 
 
@@ -52,9 +63,13 @@ class PreparedModel(BackendRep):
 
     runner: type[Any] = GraphRunner
 
-    def __init__(self, model: onnx.ModelProto, device: Device | None = None) -> None:
+    def __init__(self, model: onnx.ModelProto, device: Device | None = None, fallback: str = "error") -> None:
+        if fallback not in FALLBACKS:
+            raise InputError(f"fallback is {fallback!r}, it must be one of {', '.join(FALLBACKS)}")
         self.model = model
         self.device = device
+        self.fallback: list[HostNode] = []  # the nodes that the program compiled last leaves to the CPU
+        self._fallback = fallback
         initialized = {t.name for t in model.graph.initializer}
         self.inputs = [i for i in model.graph.input if i.name not in initialized]
         self.outputs = list(model.graph.output)
@@ -69,9 +84,10 @@ class PreparedModel(BackendRep):
         InputError for inputs that do not fit."""
         data = self._by_name(inputs)
         imported, program = self._program(data)
-        tensors = {path: t for name, v in data.items() if name not in self._constant for path, t in _flat(v, name)}
-        graph_inputs = {v.name: tensors[v.name] for v in imported.graph.inputs}
-        computed = program(graph_inputs) if program else {}
+        tensors: dict[str, Data] = dict(data)
+        tensors.update(pair for name, v in data.items() if name not in self._constant for pair in _flat(v, name))
+        names = imported.partition.inputs if imported.partition else [v.name for v in imported.graph.inputs]
+        computed = program({name: tensors[name] for name in names}) if program else {}
         results = []
         for output in self.outputs:
             results.append(_finish(imported.results[output.name], computed, output.type))
@@ -84,7 +100,7 @@ class PreparedModel(BackendRep):
             if len(given) > len(self.inputs):
                 raise InputError(f"{len(given)} inputs given, the model takes {len(self.inputs)}")
             inputs = dict(zip((i.name for i in self.inputs), given, strict=False))
-        return {name: _normal(name, value) for name, value in inputs.items()}
+        return {name: _normal(name, value, self._fallback != "error") for name, value in inputs.items()}
 
     def _spec(self, name: str, value: Data, constant: bool) -> InputSpec:
         """What an input is to the importer; tensors without elements are always known."""
@@ -102,17 +118,34 @@ class PreparedModel(BackendRep):
             key = tuple((name, _key(v, name in self._constant)) for name, v in sorted(data.items()))
             if key in self._programs:
                 return self._programs[key]
+            known = {n: self._spec(n, v, n in self._constant) for n, v in data.items() if _is_known(v)}
             try:
-                imported = import_parts(self.model, {n: self._spec(n, v, n in self._constant) for n, v in data.items()})
+                imported = import_parts(self.model, known)
             except DataDependentError as e:
                 new = {name.split("[")[0] if name not in data else name for name in e.inputs} - self._constant
                 if not new:
                     raise
                 self._constant |= new
                 continue
-            program = self.runner(imported.graph, self.device) if imported.graph.outputs else None
+            except UnsupportedError:
+                if self._fallback == "error":
+                    raise
+                imported = self._with_hosts(known)
+            whole = imported.partition or imported.graph
+            program = self.runner(whole, self.device) if whole.outputs else None
             self._programs[key] = imported, program
             return imported, program
+
+    def _with_hosts(self, known: dict[str, InputSpec]) -> Imported:
+        imported = import_parts(self.model, known, DeviceAndHosts(Target.portable()))
+        parts = imported.partition.parts if imported.partition else ()
+        self.fallback = [
+            HostNode(n.title, n.kind, n.reason) for part in parts if isinstance(part, HostPart) for n in part.nodes
+        ]
+        if self._fallback == "warn" and self.fallback:
+            nodes = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in self.fallback)
+            warnings.warn(f"{len(self.fallback)} nodes run on the CPU: {nodes}", GpucompileWarning, stacklevel=4)
+        return imported
 
 
 class WebGPUBackend(Backend):
@@ -124,12 +157,13 @@ class WebGPUBackend(Backend):
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> PreparedModel:
         """Check a model and return it ready to `run`. It is compiled when first run, for the inputs' shapes.
 
-        `device` is one of ONNX's device names, see `supports_device`; the keyword `gpu` chooses a `gpucompile.Device`.
+        `device` is one of ONNX's device names, see `supports_device`; the keyword `gpu` chooses a `gpucompile.Device`,
+        `fallback` (`error`, `warn` or `allow`) whether nodes may run on the CPU.
         Raises onnx.checker.ValidationError for invalid models, InputError for devices it does not have."""
         if not cls.supports_device(device):
             raise InputError(f"there is no device {device!r}")
         super().prepare(model, device)
-        return cls.prepared(model, kwargs.get("gpu") or default_device())
+        return cls.prepared(model, kwargs.get("gpu") or default_device(), kwargs.get("fallback", "error"))
 
     @classmethod
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:
@@ -163,7 +197,8 @@ class WebGPUBackend(Backend):
             inferred = {o.name: o for o in onnx.shape_inference.infer_shapes(model).graph.output}
             for info in model.graph.output:
                 info.CopyFrom(inferred[info.name])
-        return cls.prepared(model, kwargs.get("gpu") or default_device()).run(arrays)
+        fallback = kwargs.get("fallback", "error")
+        return cls.prepared(model, kwargs.get("gpu") or default_device(), fallback).run(arrays)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
@@ -180,17 +215,24 @@ supports_device = WebGPUBackend.supports_device
 # Data ----------------------------------------------------------------------------------------------------------------
 
 
-def _normal(name: str, value: Any) -> Data:
-    """An input with arrays that gpucompile takes: bool as uint8."""
+def _normal(name: str, value: Any, any_type: bool) -> Data:
+    """An input with arrays that gpucompile takes, bool as uint8; or of any type."""
     if value is None or isinstance(value, list):
-        return None if value is None else [_normal(name, v) for v in value]
+        return None if value is None else [_normal(name, v, any_type) for v in value]
     array = np.asarray(value)
     array = array.view(np.uint8) if array.dtype == np.bool_ else array
     if array.dtype.name in ("int4", "uint4"):
         return array.astype(array.dtype.name.replace("4", "8"))
-    if array.dtype not in _DTYPES:
+    if array.dtype not in _DTYPES and not any_type:
         raise UnsupportedError(f"input {name!r} has the data type {array.dtype}, which is not supported")
     return array
+
+
+def _is_known(value: Data) -> bool:
+    """Whether the importer takes an input like this one; others are the host's."""
+    if isinstance(value, list):
+        return all(_is_known(v) for v in value)
+    return value is None or value.dtype in _DTYPES
 
 
 def _key(value: Data, constant: bool) -> Any:
@@ -207,17 +249,18 @@ def _flat(value: Data, name: str) -> list[tuple[str, np.ndarray]]:
     return [] if value is None else [(name, value)]
 
 
-def _finish(result: Result, computed: Mapping[str, np.ndarray], kind: onnx.TypeProto) -> Any:
+def _finish(result: Any, computed: Mapping[str, Any], kind: onnx.TypeProto) -> Any:
     """An output as ONNX wants it: bytes that stand for bool or 4-bit integers become these."""
-    if isinstance(result, list):
-        return [_finish(r, computed, kind.sequence_type.elem_type) for r in result]
+    if isinstance(result, str):
+        result = computed[result]
     if kind.HasField("optional_type"):
         kind = kind.optional_type.elem_type
-    array = computed[result] if isinstance(result, str) else result
+    if isinstance(result, list):
+        return [_finish(r, computed, kind.sequence_type.elem_type) for r in result]
     element = kind.tensor_type.elem_type
-    if array is not None and element in (onnx.TensorProto.BOOL, onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
-        array = array.astype(onnx.helper.tensor_dtype_to_np_dtype(element))
-    return array
+    if result is not None and element in (onnx.TensorProto.BOOL, onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
+        result = result.astype(onnx.helper.tensor_dtype_to_np_dtype(element))
+    return result
 
 
 __all__ = ["PreparedModel", "WebGPUBackend", "prepare", "run_model", "run_node", "supports_device"]

@@ -37,10 +37,11 @@ class FoldBatchnorm(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> bool:
         changed = False
-        for node in graph.nodes:
-            step = affine(node, ctx)
-            if step is not None and not _continues(step):
-                changed |= _fold(graph, step, ctx)
+        with np.errstate(all="ignore"):  # odd statistics give NaN and infinity, as they would in the op
+            for node in graph.nodes:
+                step = affine(node, ctx)
+                if step is not None and not _continues(step):
+                    changed |= _fold(graph, step, ctx)
         return changed
 
 
@@ -93,8 +94,7 @@ def affine(node: Node, ctx: Context) -> Affine | None:
     value = c.constant.astype(np.float64).reshape(-1)
     axis = axes[0] if axes else None
     zero, one = np.zeros(1), np.ones(1)
-    with np.errstate(all="ignore"):
-        scale = value if isinstance(op, Mul) else 1 / value if isinstance(op, Div) else one
+    scale = value if isinstance(op, Mul) else 1 / value if isinstance(op, Div) else one
     shift = value if isinstance(op, Add) else -value if isinstance(op, Sub) else zero
     if not np.all(np.isfinite(scale)):
         return None

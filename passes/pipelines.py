@@ -3,7 +3,8 @@
     simplify    recurrent networks step by step, one normal form, constants evaluated, duplicates merged
     normalise   batch normalisation and its like move into the weights before them
     layout      activations channels-last, weights in the kernels' order; the weights' transposes are evaluated
-    tidy        what the layout left: transposes cancel, become views or move into weights
+    tidy        what the layout left: transposes cancel, become views or move into weights; concats
+                share their beginnings
     target      weights too large for a binding are cut, small 64-bit integers become int32, ops without a kernel taken
                 apart, long reductions split, float16 emulated where it must be, dead code removed
     fuse        one node becomes one kernel
@@ -19,7 +20,7 @@ PHASES: dict[str, str] = {
     "simplify": "unroll,canonicalize,fold-constants,canonicalize,cse",
     "normalise": "fold-batchnorm",
     "layout": "layout,fold-constants",
-    "tidy": "canonicalize,simplify-movement,fold-constants,canonicalize,cse",
+    "tidy": "canonicalize,simplify-movement,fold-constants,canonicalize,cse,share-concats",
     "target": "dce,split-large,narrow-int64,legalize,split-reductions,emulate-f16,dce",
     "fuse": "fuse",
     "openvino": "dce,legalize-openvino,fold-constants{max_widened=0},cse,dce",

@@ -4,26 +4,33 @@
     matmul(a, W[..,K,N])     -> the same
     conv2d(x, W, b)          -> the same along the output channels (one group only)
     f(gemm(a, W, c))         -> concat(f(gemm(..)), f(gemm(..)), ..) for unary elementwise f, so that it can be fused
+    gather(W[N,..], i)       -> where(i < n1, gather(W[:n1], i), where(i < n2, gather(W[n1:n2], i - n1), ...))
 
 The fewest parts that fit into `max-storage-buffer-binding-size` (vgg19's first fully connected layer: 392 MiB of
 weights against 128 MiB), all a multiple of 4 columns but the last. Parts of weights stored as rows [N, K] share the
-memory of the whole. Any other tensor above the limit is an UnsupportedError.
+memory of the whole, as do those of tables. Any other tensor above the limit is an UnsupportedError.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from gpucompile.errors import UnsupportedError
 from gpucompile.ir.graph import Graph, Node, Value
+from gpucompile.ir.op import Op
 from gpucompile.ops.categories import Elementwise
 from gpucompile.ops.contraction import Gemm, Matmul
 from gpucompile.ops.conv import Conv2d
-from gpucompile.ops.movement import Concat, Slice
+from gpucompile.ops.elementwise import Add, Max, Sub
+from gpucompile.ops.gather import Gather
+from gpucompile.ops.logical import Lesser, Where
+from gpucompile.ops.movement import Concat, Reshape, Slice
 from gpucompile.passes._rewrite import erase, only_user
 from gpucompile.passmanager.base import Context, Pass
+from gpucompile.target import Target
 
 LIMIT = "max-storage-buffer-binding-size"
 ALIGNMENT = 4  # columns, for vec4 loads
@@ -41,13 +48,33 @@ class SplitLarge(Pass):
             w = node.inputs[1] if axes else None
             if axes and w is not None and w.constant is not None and w.type.nbytes > limit:
                 changed |= _split(graph, node, w, axes, limit, ctx)
+            elif isinstance(node.op, Gather):
+                table = node.operand_values[0]
+                if table.constant is not None and table.type.nbytes > limit:
+                    changed |= _split_table(graph, node, node.op.axis, limit, ctx)
         for v in [*graph.inputs, *(v for node in graph.nodes for v in node.outputs)]:
             if v.type.nbytes > limit and v.users:
-                raise UnsupportedError(
-                    f"{v!r} has {v.type.nbytes} bytes, the target {ctx.target.name} binds {limit} at most ({LIMIT}), "
-                    "and only constant weights of gemm, matmul and conv2d can be cut; choose a larger target"
-                )
+                raise UnsupportedError(f"{too_large(v, ctx.target)}; choose a larger target")
         return changed
+
+
+def too_large(value: Value, target: Target) -> str:
+    """What to say about a value above the limit."""
+    return (
+        f"{value!r} has {value.type.nbytes} bytes, the target {target.name} binds {target.limit(LIMIT)} at most "
+        f"({LIMIT}), and only constant weights of gemm, matmul, conv2d and gather can be cut"
+    )
+
+
+def reject(node: Node, target: Target, known: Callable[[Value], bool]) -> str | None:
+    """Why the target cannot run a node that is not fused with others; None if it can. `known(value)` says whether a
+    value depends on constants only."""
+    limit = target.limit(LIMIT)
+    cut = 0 if isinstance(node.op, Gather) else 1 if _column_axes(node) else None  # the operand that can be cut
+    for i, v in enumerate(node.inputs):
+        if v is not None and v.type.nbytes > limit and not (i == cut and known(v)):
+            return too_large(v, target)
+    return next((too_large(v, target) for v in node.outputs if v.type.nbytes > limit), None)
 
 
 def _column_axes(node: Node) -> tuple[int, int] | None:
@@ -89,6 +116,43 @@ def _split(graph: Graph, node: Node, w: Value, axes: tuple[int, int], limit: int
     graph.replace(last, graph.add(Concat(result_axis), *parts, before=last))
     erase(graph, old)
     ctx.count("parts", len(parts))
+    return True
+
+
+def _split_table(graph: Graph, node: Node, axis: int, limit: int, ctx: Context) -> bool:
+    """Looks up each index in all parts and chooses. What lies outside a part is moved to its nearest row by gather
+    itself at the end, and by max(i, start) - start at the start."""
+    table, indices = node.operand_values
+    rows, dtype = table.type.shape[axis], indices.type.dtype
+    fitting = limit // (table.type.nbytes // rows)
+    if not fitting:
+        ctx.remark(node, f"one row of the table is larger than {LIMIT}")
+        return False
+
+    def add(op: Op, *operands: Value) -> Value:
+        return graph.add(op, *operands, before=node)
+
+    def number(value: int) -> Value:
+        return graph.constant(np.array(value, dtype.numpy), before=node)
+
+    if dtype.is_signed:  # negative ones count from the end
+        indices = add(Where(), add(Lesser(), indices, number(0)), add(Add(), indices, number(rows)), indices)
+    shape = (*indices.type.shape, *(1,) * (table.type.rank - axis - 1))
+    out: Value | None = None
+    for start in range((rows - 1) // fitting * fitting, -1, -fitting):
+        stop = min(start + fitting, rows)
+        near = add(Sub(), add(Max(), indices, number(start)), number(start))
+        found = add(node.op, _part(graph, node, table, axis, start, stop), near)
+        if out is None:
+            out = found
+        else:
+            before = add(Lesser(), indices, number(stop))
+            out = add(Where(), add(Reshape(shape), before) if before.type.shape != shape else before, found, out)
+        ctx.count("parts")
+    assert out is not None
+    old = node.operand_values
+    graph.replace(node, out)
+    erase(graph, old)
     return True
 
 

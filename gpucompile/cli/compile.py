@@ -19,13 +19,14 @@ from gpucompile.cli._common import (
     progress_bar,
     read_model,
     require_file,
-    single_sizes,
     size,
 )
+from gpucompile.cli._fallback import add_fallback_options, compile_model, explained, manifest_of
 from gpucompile.cli._openvino import kinds_of
 
 if TYPE_CHECKING:
     from gpucompile.plan.bundle import Bundle, Report
+    from gpucompile.plan.partitioned import PartitionedBundle
 
 NAME = "compile"
 HELP = "compile a model to a shader bundle"
@@ -41,21 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also put in what OpenVINO's devices here compile the model to, which loads faster on just these",
     )
     add_compile_options(parser)
+    add_fallback_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     require_file(args.model)
-    from gpucompile.compiler import compile
+    from gpucompile.plan.bundle import Bundle
 
     start = time.perf_counter()
     devices = kinds_of(args.device)
     if devices:
         args.device = None  # no part of an adapter's name
-    target, dims = choose_target(args), dict(args.dim)
-    model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
+    target = choose_target(args)
     with progress_bar(args.quiet) as progress:
-        bundle = compile(model, target, dims, args.pipeline, args.plan, progress, args.precision, devices or ("gpu",))
-        if args.blob:
+        bundle = compile_model(args, target, progress, devices or ("gpu",))
+        if args.blob and isinstance(bundle, Bundle):
             from gpucompile.backends.openvino.compile import with_blob
 
             bundle.map_openvino(with_blob)
@@ -63,11 +64,19 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         if bundle.report is not None:
             print(report_text(bundle.report))
+        manifest = manifest_of(bundle)
+        if manifest is not None:
+            nodes = sum(len(part.nodes) for part in manifest.parts)
+            print(f"parts    {len(manifest.parts)}, {nodes} nodes on the CPU")
+        if args.explain:
+            print(explained(manifest))
         if args.precision != "f32":
             print(_precision_text(args, bundle))
-        for device in bundle.openvino:
-            print(_openvino_text(bundle, device))
-        what = f"target {target.name or args.target}" if bundle.plans else f"for {', '.join(bundle.openvino)}"
+        what = f"target {target.name or args.target}"
+        if isinstance(bundle, Bundle):
+            for device in bundle.openvino:
+                print(_openvino_text(bundle, device))
+            what = what if bundle.plans else f"for {', '.join(bundle.openvino)}"
         print(f"wrote    {path} in {time.perf_counter() - start:.2f} s, {what}")
     return 0
 
@@ -80,18 +89,20 @@ def _openvino_text(bundle: Bundle, device: str) -> str:
     for blob in model.blobs:
         text += f", compiled for {blob.device} ({size(blob.data.size)})"
     if not any(d.kind == device for d in list_devices()):
-        text += (
-            f"; there is no {device.upper()} here, so it is compiled where it is loaded, and only its rules are checked"
-        )
+        text += f"; no {device.upper()} here: it is compiled where it is loaded, only its rules are checked"
     return text
 
 
-def _precision_text(args: argparse.Namespace, bundle: Bundle) -> str:
+def _precision_text(args: argparse.Namespace, bundle: Bundle | PartitionedBundle) -> str:
     """What stays float32, and the error against float32 of the smallest sizes compiled."""
+    from gpucompile.plan.partitioned import PartitionedBundle
     from gpucompile.precision import error
 
     lines = [f"  {n:5}  {what}" for what, n in (bundle.report.kept_float32 if bundle.report else {}).items()]
     lines.insert(0, "float32  ops that stay in float32:" if lines else "float32  no op stays in float32")
+    if isinstance(bundle, PartitionedBundle):
+        lines.append("error    not known of models with parts on the CPU")
+        return "\n".join(lines)
     dims = bundle.dims | (bundle.buckets[0].dims if bundle.buckets else {})
     for name, e in error(read_model(args.model, dims), args.precision).items():
         lines.append(

@@ -6,13 +6,16 @@ import argparse
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpucompile.cli._common import size, table
+from gpucompile.cli._fallback import add_explain_option, explained
 
 if TYPE_CHECKING:
     from gpucompile.runtime.bundle import BundleData
-    from gpucompile.runtime.format import OpenvinoModel, Plan, Port, Requires
+    from gpucompile.runtime.format import Manifest, OpenvinoModel, PartitionManifest, Plan, Port, Requires, Slot
+    from gpucompile.runtime.parts import PartitionedData
 
 NAME = "inspect"
 HELP = "show what a bundle contains and requires"
@@ -24,15 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", action="store_true", help="list the dispatches: label, grid, workgroup, bindings")
     parser.add_argument("--shader", metavar="N", type=int, help="print the WGSL of shader N, as --kernels numbers them")
     parser.add_argument("--graph", action="store_true", help="print the graph (.gir) it was made from")
+    add_explain_option(parser)
     parser.add_argument("--json", action="store_true", help="print manifest and plans as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     from gpucompile.errors import BundleError
-    from gpucompile.runtime.bundle import read_bundle
     from gpucompile.runtime.format import to_json
+    from gpucompile.runtime.parts import PartitionedData, open_bundle
 
-    with read_bundle(args.bundle) as bundle:
+    with open_bundle(args.bundle) as bundle:
+        if isinstance(bundle, PartitionedData):
+            return _parts(bundle, args)
+        if args.explain:
+            print(explained(None))
+            return 0
         plans = [bundle.plan(name) for name in ([args.variant] if args.variant else bundle.variants)]
         if args.graph:
             print(bundle.gir(), end="")
@@ -56,21 +65,55 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _summary(bundle: BundleData) -> str:
+def _parts(bundle: PartitionedData, args: argparse.Namespace) -> int:
+    """A bundle in parts: the whole, then the parts for the device."""
+    from gpucompile.errors import BundleError
+    from gpucompile.runtime.format import to_json
+    from gpucompile.runtime.parts import DEVICE
+
     m = bundle.manifest
-    lines = [
-        f"{bundle.origin}: format {m.version}, by {m.producer}",
+    devices = [i for i, part in enumerate(m.parts) if part.backend == DEVICE]
+    if args.variant or args.shader is not None:
+        raise BundleError(f"{bundle.origin}: a bundle in parts; unpack it and give a part, such as parts/{devices[0]}")
+    if args.graph:
+        print("\n".join(bundle.device_part(i).gir() for i in devices), end="")
+    elif args.json:
+        plans = {i: [p.plan(n) for n in p.variants] for i, p in ((i, bundle.device_part(i)) for i in devices)}
+        print(json.dumps({"manifest": to_json(m), "parts": to_json(plans)}, indent=2))
+    elif args.explain:
+        print(explained(m))
+    else:
+        print("\n".join(line for line in _head(bundle.origin, m) if line))
+        print(explained(m))
+        for i in devices:
+            part = bundle.device_part(i)
+            for name in part.variants:
+                print(f"part {i}, {_plan_summary(part.plan(name))}")
+                if args.kernels:
+                    print(_kernels(part, part.plan(name)))
+    return 0
+
+
+def _head(origin: str, m: Manifest | PartitionManifest, buckets: Sequence[str] = ()) -> list[str]:
+    return [
+        f"{origin}: format {m.version}, by {m.producer}",
         f"source   {m.source_sha256 or 'unknown'}",
         f"dims     {', '.join(f'{k}={v}' for k, v in m.dims.items())}" if m.dims else "",
-        *(
-            f"{'' if i else 'buckets':8} {', '.join(f'{k}={v}' for k, v in b.dims.items())}: {', '.join(b.variants)}"
-            for i, b in enumerate(m.buckets)
-        ),
+        *buckets,
         *_ports("inputs", m.inputs),
         *_ports("outputs", m.outputs),
-        f"weights  {size(sum(s.size for s in m.shards))} in {_count(len(m.shards), 'shard')}",
         f"licence  {m.licence.splitlines()[0]}" if m.licence else "",
     ]
+
+
+def _summary(bundle: BundleData) -> str:
+    m = bundle.manifest
+    buckets = [
+        f"{'' if i else 'buckets':8} {', '.join(f'{k}={v}' for k, v in b.dims.items())}: {', '.join(b.variants)}"
+        for i, b in enumerate(m.buckets)
+    ]
+    *head, licence = _head(bundle.origin, m, buckets)
+    lines = [*head, f"weights  {size(sum(s.size for s in m.shards))} in {_count(len(m.shards), 'shard')}", licence]
     return "\n".join(line for line in lines if line)
 
 
@@ -81,7 +124,7 @@ def _openvino_summary(model: OpenvinoModel) -> str:
     return "\n".join(lines)
 
 
-def _ports(title: str, ports: tuple[Port, ...]) -> list[str]:
+def _ports(title: str, ports: Sequence[Port | Slot]) -> list[str]:
     return [f"{title if i == 0 else '':8} {p.name}: {p.dtype}{list(p.shape)}" for i, p in enumerate(ports)]
 
 

@@ -13,10 +13,12 @@ import argparse
 import re
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucompile.cli._common import add_compile_options, is_bundle, positive, progress_bar, table
+from gpucompile.cli._fallback import add_fallback_options, compile_model, explained
 from gpucompile.cli._openvino import add_options, compiled_for, options_of
 from gpucompile.errors import InputError
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from gpucompile.cli._common import Progress
     from gpucompile.plan.bundle import Bundle
+    from gpucompile.plan.partitioned import PartitionedBundle
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import Executable
 
@@ -51,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
     add_compile_options(parser, target="native")
     add_options(parser)
+    add_fallback_options(parser)
 
 
 def _input(text: str) -> tuple[str, str]:
@@ -70,16 +74,17 @@ def _pad(text: str) -> str | float:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gpucompile.runtime.bundle import read_bundle
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import make_executable
+    from gpucompile.runtime.partitioned import PartitionedExecutable
+    from gpucompile.runtime.parts import open_bundle
 
     files = {name: _load(name, file) for name, file in args.input}
     bundled = is_bundle(args.model)
-    if bundled and (args.dim or args.pipeline != "default" or args.target != "native" or args.precision != "f32"):
-        raise InputError(
-            f"{args.model} is compiled already: --dim, --pipeline, --precision and --target only apply to models"
-        )
+    chosen = (args.pipeline, args.target, args.precision, args.fallback)
+    if bundled and (args.dim or chosen != ("default", "native", "f32", "error")):
+        options = "--dim, --pipeline, --precision, --fallback and --target"
+        raise InputError(f"{args.model} is compiled already: {options} only apply to models")
     if args.device in ("npu", "cpu", "auto") or (bundled and not args.device and _without_shaders(args.model)):
         return _run_on_kind(args, files, bundled)
     if args.device == "gpu":
@@ -87,16 +92,22 @@ def run(args: argparse.Namespace) -> int:
     with Device.open(prefer=args.device) as device:
         start = time.perf_counter()
         with progress_bar(args.quiet) as progress:
-            bundle = read_bundle(args.model) if bundled else _compile(args, device, progress)
+            bundle = open_bundle(args.model) if bundled else _compile(args, device, progress)
             compiled = time.perf_counter()
             exe = make_executable(bundle, device, progress, pad=args.pad)
         created = time.perf_counter()
         with exe:
             print(f"device   {device.name} ({device.backend})")
             if not bundled:
-                print(f"compile  {compiled - start:.2f} s, {len(exe.plan.steps)} kernels")
+                print(f"compile  {compiled - start:.2f} s, {exe.kernels} kernels")
             print(f"create   {created - compiled:.2f} s")
-            outputs, seconds = _repeat(exe, _feeds(exe, files, args), args)
+            manifest = exe.manifest if isinstance(exe, PartitionedExecutable) else None
+            if isinstance(exe, PartitionedExecutable):
+                print(f"parts    {' + '.join(exe.backends)}, {len(exe.fallback)} nodes on the CPU")
+            if args.explain:
+                print(explained(manifest))
+            results, seconds = _repeat(exe, _feeds(exe, files, args), args)
+    outputs = _flat(results)
     print(_outputs_table(outputs))
     print(_latency(seconds))
     if args.output is not None:
@@ -106,30 +117,25 @@ def run(args: argparse.Namespace) -> int:
 
 def _without_shaders(path: str) -> bool:
     """Whether a bundle is for OpenVINO's devices only."""
-    from gpucompile.runtime.bundle import read_bundle
+    from gpucompile.runtime.parts import open_bundle
 
-    with read_bundle(path) as bundle:
-        return not bundle.variants
+    with open_bundle(path) as bundle:
+        return getattr(bundle, "variants", None) == ()
 
 
 def _run_on_kind(args: argparse.Namespace, files: dict[str, np.ndarray], bundled: bool) -> int:
     """On the NPU or the CPU, or on the fastest device."""
-    from gpucompile.cli._common import read_model, single_sizes
-    from gpucompile.compiler import compile
-    from gpucompile.runtime.bundle import read_bundle
     from gpucompile.runtime.executable import load
     from gpucompile.runtime.openvino import OpenvinoExecutable
+    from gpucompile.target import Target
 
     start = time.perf_counter()
     with progress_bar(args.quiet) as progress:
-        if bundled:
-            bundle: Any = read_bundle(args.model)
-        else:
-            model = read_model(args.model, single_sizes(args.dim))
-            devices = compiled_for(args.device)
-            bundle = compile(model, None, None, args.pipeline, args.plan, progress, args.precision, devices)
+        source: Any = args.model
+        if not bundled:
+            source = compile_model(args, Target.portable(), progress, compiled_for(args.device))
         compiled = time.perf_counter()
-        exe = load(bundle, args.device, progress, options=options_of(args))
+        exe = load(source, args.device, progress, options=options_of(args))
     created = time.perf_counter()
     with exe:
         name = exe.openvino_device.full_name if isinstance(exe, OpenvinoExecutable) else exe.device.name
@@ -138,22 +144,18 @@ def _run_on_kind(args: argparse.Namespace, files: dict[str, np.ndarray], bundled
             print(f"compile  {compiled - start:.2f} s")
         print(f"create   {created - compiled:.2f} s")
         outputs, seconds = _repeat(exe, _feeds(exe, files, args), args)
-    print(_outputs_table(outputs))
+    print(_outputs_table(_flat(outputs)))
     print(_latency(seconds))
     if args.output is not None:
-        _save(outputs, args.output)
+        _save(_flat(outputs), args.output)
     return 0
 
 
-def _compile(args: argparse.Namespace, device: Device, progress: Progress | None) -> Bundle:
-    from gpucompile.cli._common import read_model, single_sizes
-    from gpucompile.compiler import compile
+def _compile(args: argparse.Namespace, device: Device, progress: Progress | None) -> Bundle | PartitionedBundle:
     from gpucompile.target import Target
 
     target = Target.portable() if args.target == "portable" else Target.of(device.adapter)
-    dims = dict(args.dim)
-    model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
-    return compile(model, target, dims, args.pipeline, args.plan, progress, args.precision)
+    return compile_model(args, target, progress)
 
 
 def _load(name: str, file: str) -> np.ndarray:
@@ -174,24 +176,30 @@ def _feeds(exe: Executable, files: dict[str, np.ndarray], args: argparse.Namespa
 
     from gpucompile.ir.types import DataType
     from gpucompile.passmanager.instruments import random_array
+    from gpucompile.runtime.checks import DTYPE_BITS
 
     rng = np.random.default_rng(args.seed)
     feeds = dict(files)
     for port in exe.inputs:
-        array = random_array(rng, DataType(port.dtype), port.shape)  # drawn for all, so that a file shifts no other
+        what = f"{port.name!r}, {port.dtype}{list(port.shape)}"
+        drawable = port.dtype in DTYPE_BITS and -1 not in port.shape
+        if drawable:  # drawn for all, so that a file shifts no other
+            array = random_array(rng, DataType(port.dtype), port.shape)
         if port.name not in feeds:
             if not args.random:
-                what = f"{port.name!r}, {port.dtype}{list(port.shape)}"
                 raise InputError(f"no data for input {what}: give --input {port.name}=FILE.npy, or --random")
+            if not drawable:
+                raise InputError(f"no random data for input {what}: give --input {port.name}=FILE.npy")
             feeds[port.name] = array
     return feeds
 
 
 def _repeat(
     exe: Executable, feeds: dict[str, np.ndarray], args: argparse.Namespace
-) -> tuple[dict[str, np.ndarray], list[float]]:
+) -> tuple[Mapping[str, Any], list[float]]:
     """Outputs of the last run, and the seconds of each."""
-    seconds, outputs = [], {}
+    seconds: list[float] = []
+    outputs: Mapping[str, Any] = {}
     with progress_bar(args.quiet or args.repeat == 1) as progress:
         shown = 0.0
         for i in range(args.repeat):
@@ -205,15 +213,28 @@ def _repeat(
     return outputs, seconds
 
 
+def _flat(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays in outputs, those of sequences as NAME[0], NAME[1], ..."""
+    flat: dict[str, np.ndarray] = {}
+    for name, value in outputs.items():
+        if isinstance(value, list):
+            flat |= _flat({f"{name}[{i}]": v for i, v in enumerate(value)})
+        elif value is not None:
+            flat[name] = value.astype(str) if value.dtype == object else value
+    return flat
+
+
 def _outputs_table(outputs: dict[str, np.ndarray]) -> str:
     import numpy as np
 
     rows = []
     for name, a in outputs.items():
-        first = " ".join(f"{x:.6g}" for x in a.reshape(-1)[:4]) + (" ..." if a.size > 4 else "")
-        low, high, mean = (
-            (f"{a.min():.6g}", f"{a.max():.6g}", f"{a.mean(dtype=np.float64):.6g}") if a.size else ("-", "-", "-")
-        )
+        number = a.dtype.kind in "fiub"
+        texts = (f"{x:.6g}" if number else str(x) for x in a.reshape(-1)[:4])
+        first = " ".join(texts) + (" ..." if a.size > 4 else "")
+        low, high, mean = "-", "-", "-"
+        if number and a.size:
+            low, high, mean = f"{a.min():.6g}", f"{a.max():.6g}", f"{a.mean(dtype=np.float64):.6g}"
         rows.append((name, f"{a.dtype}{list(a.shape)}", first, low, high, mean))
     return table(rows, ("output", "type", "first values", "min", "max", "mean"))
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpucompile.errors import TypeInferenceError
+from gpucompile.errors import ConstraintError, TypeInferenceError
 from gpucompile.ir.types import DataType, TensorType
 
 MaybeType = TensorType | None
@@ -108,16 +108,22 @@ class Op:
                 continue
             dtypes, low, high = rule
             if t.dtype not in dtypes:
-                self.fail(ins, f"{name} is {t.dtype.value}, allowed: {', '.join(sorted(d.value for d in dtypes))}")
+                self._forbid(ins, f"{name} is {t.dtype.value}, allowed: {', '.join(sorted(d.value for d in dtypes))}")
             if not low <= t.rank <= high:
                 ranks = f"rank {low}" if low == high else f"a rank from {low} to {high}"
-                self.fail(ins, f"{name} has rank {t.rank}, needs {ranks}")
+                self._forbid(ins, f"{name} has rank {t.rank}, needs {ranks}")
 
     def result_types(self, *ins: MaybeType) -> tuple[TensorType, ...]:
         """`check`, then `infer`."""
         self.check(*ins)
         return self.infer(*ins)
 
+    def _forbid(self, ins: tuple[MaybeType, ...], why: str) -> Any:
+        raise ConstraintError(self._clash(ins, why))
+
     def fail(self, ins: tuple[MaybeType, ...], why: str) -> Any:
         """Raise TypeInferenceError: `matmul f32[37,50] x f32[60,30]: inner dimensions 50 and 60 differ`."""
-        raise TypeInferenceError(f"{self.name} {' x '.join('-' if t is None else str(t) for t in ins)}: {why}")
+        raise TypeInferenceError(self._clash(ins, why))
+
+    def _clash(self, ins: tuple[MaybeType, ...], why: str) -> str:
+        return f"{self.name} {' x '.join('-' if t is None else str(t) for t in ins)}: {why}"

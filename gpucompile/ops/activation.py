@@ -12,7 +12,20 @@ import numpy as np
 from gpucompile.ir.op import ALL, Constraint
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.categories import Cases, tensor
-from gpucompile.ops.formula import ANY_RANK, SIGNED, Unary, erf, erf_wgsl, is_wide, literal, prefix
+from gpucompile.ops.formula import (
+    ANY_RANK,
+    SIGNED,
+    Unary,
+    erf,
+    erf_wgsl,
+    is_integer,
+    is_nan,
+    is_wide,
+    literal,
+    negative,
+    prefix,
+    quotient,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,10 @@ class Relu(Unary):
     formula: ClassVar[str] = "select({x}, {T}(0), {x} < {T}(0))"
     formula64: ClassVar[str] = "select({x}, {T}(), i64_negative({x}))"
     exact: ClassVar[bool] = True
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        (x,) = args
+        return super().expression(args, t, r) if is_integer(t) else f"select({x}, {t}(0), {negative(x, t)})"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.maximum(ins[0], 0))
@@ -56,7 +73,7 @@ class Clamp(Unary):
         if self.max_value < math.inf:
             high = literal(self.max_value, t)
             out = f"select({out}, {high}, {x} > {high})"
-        return out
+        return out if out == x or is_integer(t) else f"select({out}, {x}, {is_nan(x, t)})"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         (x,) = ins
@@ -131,6 +148,9 @@ class HardSigmoid(Unary):
     )
     alpha: float = 0.2
     beta: float = 0.5
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        return f"select({super().expression(args, t, r)}, {args[0]}, {is_nan(args[0], t)})"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(np.clip(self.alpha * ins[0] + self.beta, 0, 1))
@@ -239,7 +259,9 @@ class Softsign(Unary):
     onnx: ClassVar[str | None] = "Softsign"
     opset: ClassVar[str | None] = "softsign"
     in_f32: ClassVar[bool] = True
-    formula: ClassVar[str] = "{x} / ({T}(1) + abs({x}))"
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        return f"({quotient(args[0], f'({t}(1) + abs({args[0]}))', t)})"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         return np.asarray(ins[0] / (1 + np.abs(ins[0])))

@@ -23,6 +23,7 @@ from gpucompile.ops.formula import (
     is_wide,
     library,
     prefix,
+    quotient,
     scalar,
 )
 
@@ -84,6 +85,9 @@ class Div(Binary):
     formula64: ClassVar[str] = "{I}_divide({a}, {b})"
     wraps: ClassVar[bool] = True
     exact: ClassVar[bool] = True
+
+    def expression(self, args: Sequence[str], t: str, r: str) -> str:
+        return super().expression(args, t, r) if is_integer(t) else f"({quotient(args[0], args[1], t)})"
 
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         a, b = ins

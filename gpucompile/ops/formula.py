@@ -94,6 +94,22 @@ def is_nan(x: str, t: str) -> str:
     return f"(({bits(x, t)} & {u}(0x7fffffffu)) > {u}(0x7f800000u))"
 
 
+def negative(x: str, t: str) -> str:
+    """Whether it is below zero (-0 and NaN are not), told by its bits: compilers make a maximum of a comparison and a
+    choice, and hardware's maxima drop NaN."""
+    u = retype(t, "u32")
+    return f"(({bits(x, t)} - {u}(0x80000001u)) <= {u}(0x7f7fffffu))"
+
+
+def quotient(a: str, b: str, t: str) -> str:
+    """a / b. WGSL promises nothing for float32 divisors beyond 2^126, whose reciprocal some devices flush to zero: both
+    are made smaller then."""
+    if scalar(t) != "f32":
+        return f"{a} / {b}"
+    scale = f"select({t}(1), {t}(0.0625), abs({b}) > {t}(1e37))"
+    return f"({a} * {scale}) / ({b} * {scale})"
+
+
 def library(name: str, args: Sequence[str], t: str) -> str:
     """A call of a function of `shaders/_library.wgsl.j2` that exists for f32 and for vec4<f32>."""
     return f"{'vector' if t.startswith('vec') else 'scalar'}_{name}({', '.join(args)})"

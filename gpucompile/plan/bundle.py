@@ -17,7 +17,7 @@ import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +33,7 @@ from gpucompile.runtime.format import (
     FreeAxis,
     Manifest,
     OpenvinoModel,
+    PartitionManifest,
     Plan,
     Port,
     Shard,
@@ -55,6 +56,20 @@ class Report:
     weight_bytes: int = 0
     phases: dict[str, float] = field(default_factory=dict)
     kept_float32: dict[str, int] = field(default_factory=dict)
+
+    @staticmethod
+    def total(reports: Sequence[Report]) -> Report:
+        """The sum over the parts of a model."""
+        phases: dict[str, float] = {}
+        kept: dict[str, int] = {}
+        for r in reports:
+            for name, seconds in r.phases.items():
+                phases[name] = phases.get(name, 0.0) + seconds
+            for why, count in r.kept_float32.items():
+                kept[why] = kept.get(why, 0) + count
+        names = [f.name for f in fields(Report) if f.name not in ("phases", "kept_float32")]
+        numbers = {name: sum(getattr(r, name) for r in reports) for name in names}
+        return Report(**numbers, phases=phases, kept_float32=kept)
 
 
 @dataclass(frozen=True)
@@ -151,7 +166,7 @@ class Bundle:
         inputs, outputs = self._ports()
         return Manifest(
             version=FORMAT_VERSION,
-            producer=f"gpucompile {_version()}",
+            producer=f"gpucompile {version()}",
             source_sha256=self.source_sha256,
             dims=self.dims,
             variants=self.variants,
@@ -216,73 +231,90 @@ class Bundle:
         An existing bundle of that name is replaced once the new one is complete; anything else there is left alone.
         `progress(stage, done, total)` is called with bytes. Raises BundleError if the path cannot be written.
         """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        try:
-            if path.suffix == ".gpub":
-                self._save_zip(temporary, path, progress)
-            else:
-                self._save_directory(temporary, path, progress)
-        except OSError as e:
-            raise BundleError(f"{path}: cannot write the bundle: {e.strerror or e}") from e
-        finally:
-            _remove(temporary)
-        return path
+        return write_bundle(path, self.files(), progress)
 
-    def _files(self, progress: Progress | None) -> Iterator[tuple[str, memoryview]]:
+    def files(self) -> list[tuple[str, Content]]:
         """Names and contents in the order in which a player wants them."""
-        texts = {"manifest.json": _json(self.manifest)}
-        texts |= {f"variants/{p.name}.json": _json(p) for p in self.plans}
+        texts = {"manifest.json": json_text(self.manifest)}
+        texts |= {f"variants/{p.name}.json": json_text(p) for p in self.plans}
         texts |= {f"shaders/{sha}.wgsl": self.shaders[sha] for sha in sorted(self.shaders)}
-        texts |= {f"openvino/{device}.json": _json(self.openvino_model(device)) for device in self._openvino}
+        texts |= {f"openvino/{device}.json": json_text(self.openvino_model(device)) for device in self._openvino}
         texts["graph.gir"] = self._gir
         files = [(name, Content.of(text.encode())) for name, text in texts.items()]
         files += [(f"weights/{i}.bin", shard) for i, shard in enumerate(self._shards)]
-        files += [(name, Content.of(data)) for m in self._openvino.values() for name, data in m.files.items()]
-        done, total = 0, sum(len(data) for _, data in files)
+        return files + [(name, Content.of(data)) for m in self._openvino.values() for name, data in m.files.items()]
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+Files: TypeAlias = "Sequence[tuple[str, Content]]"  # names and contents
+
+
+def write_bundle(path: str | Path, files: Files, progress: Progress | None = None) -> Path:
+    """Write the files of a bundle, see `Bundle.save`."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        if path.suffix == ".gpub":
+            _save_zip(temporary, path, _reported(files, progress))
+        else:
+            _save_directory(temporary, path, _reported(files, progress))
+    except OSError as e:
+        raise BundleError(f"{path}: cannot write the bundle: {e.strerror or e}") from e
+    finally:
+        _remove(temporary)
+    return path
+
+
+def _reported(files: Files, progress: Progress | None) -> Iterator[tuple[str, memoryview]]:
+    done, total = 0, sum(len(data) for _, data in files)
+    for name, data in files:
+        yield name, data.bytes()
+        done += len(data)
+        if progress is not None:
+            progress("write", done, total)
+
+
+def _save_zip(temporary: Path, path: Path, files: Iterator[tuple[str, memoryview]]) -> None:
+    if path.is_dir():
+        raise BundleError(f"{path}: a directory is in the way of the bundle file")
+    with temporary.open("xb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in files:
-            yield name, data.bytes()
-            done += len(data)
-            if progress is not None:
-                progress("write", done, total)
-
-    def _save_zip(self, temporary: Path, path: Path, progress: Progress | None) -> None:
-        if path.is_dir():
-            raise BundleError(f"{path}: a directory is in the way of the bundle file")
-        with temporary.open("xb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in self._files(progress):
-                info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-                info.create_system = 3
-                info.external_attr = 0o644 << 16
-                archive.writestr(info, data)  # type: ignore[arg-type,unused-ignore]
-        temporary.replace(path)
-
-    def _save_directory(self, temporary: Path, path: Path, progress: Progress | None) -> None:
-        if path.exists() and not path.is_dir():
-            raise BundleError(f"{path}: a file is in the way of the bundle directory (did you mean {path.name}.gpub?)")
-        if path.is_dir() and any(path.iterdir()) and not (path / "manifest.json").is_file():
-            raise BundleError(f"{path}: this directory holds something that is no bundle; give another name")
-        for folder in ("variants", "shaders", "weights", *(("openvino",) if self._openvino else ())):
-            (temporary / folder).mkdir(parents=True)
-        for name, data in self._files(progress):
-            (temporary / name).write_bytes(data)
-        old = temporary.with_suffix(".old")
-        if path.exists():
-            path.rename(old)
-        try:
-            temporary.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-        _remove(old)
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system = 3
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data)  # type: ignore[arg-type,unused-ignore]
+    temporary.replace(path)
 
 
-def _json(obj: Plan | Manifest | OpenvinoModel) -> str:
+def _save_directory(temporary: Path, path: Path, files: Iterator[tuple[str, memoryview]]) -> None:
+    if path.exists() and not path.is_dir():
+        raise BundleError(f"{path}: a file is in the way of the bundle directory (did you mean {path.name}.gpub?)")
+    if path.is_dir() and any(path.iterdir()) and not (path / "manifest.json").is_file():
+        raise BundleError(f"{path}: this directory holds something that is no bundle; give another name")
+    for name, data in files:
+        file = temporary / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    old = temporary.with_suffix(".old")
+    if path.exists():
+        path.rename(old)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    _remove(old)
+
+
+def json_text(obj: Plan | Manifest | OpenvinoModel | PartitionManifest) -> str:
+    """A plan or manifest as it is written."""
     return json.dumps(to_json(obj), separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
-def _version() -> str:
+def version() -> str:
+    """Of gpucompile."""
     try:
         return metadata.version("gpucompile")
     except metadata.PackageNotFoundError:

@@ -44,10 +44,11 @@ from gpucompile.runtime.format import (
 )
 
 _LAYOUT = re.compile(
-    r"manifest\.json|graph\.gir|variants/[A-Za-z0-9][A-Za-z0-9._-]{0,63}\.json|shaders/[0-9a-f]{64}\.wgsl"
-    r"|weights/(0|[1-9][0-9]{0,5})\.bin|openvino/(cpu|npu)\.(json|xml|bin|blob)"
+    r"(parts/(0|[1-9][0-9]{0,4})/)?"
+    r"(manifest\.json|graph\.gir|variants/[A-Za-z0-9][A-Za-z0-9._-]{0,63}\.json|shaders/[0-9a-f]{64}\.wgsl"
+    r"|weights/(0|[1-9][0-9]{0,5})\.bin|openvino/(cpu|npu)\.(json|xml|bin|blob))|parts/(0|[1-9][0-9]{0,4})/model\.onnx"
 )
-_FOLDERS = ("variants/", "shaders/", "weights/", "openvino/")
+_FOLDER = re.compile(r"(parts/((0|[1-9][0-9]{0,4})/)?)?((variants|shaders|weights|openvino)/)?")
 
 
 class BundleLike(Protocol):
@@ -92,7 +93,7 @@ class HasOpenvino(Protocol):
 # ---------------------------------------------------------------------------------------------- files
 
 
-class _Store(Protocol):
+class Store(Protocol):
     """The files of a bundle by name, wherever they are."""
 
     def size(self, name: str) -> int:
@@ -157,7 +158,7 @@ class _ZipStore:
         spans = []
         for info in infos:
             name = info.orig_filename
-            if name in _FOLDERS and info.file_size == 0:
+            if info.file_size == 0 and _FOLDER.fullmatch(name):
                 continue
             if not _LAYOUT.fullmatch(name):
                 raise BundleError(f"{path}: unexpected entry {name[:80]!r}; not part of a bundle's layout")
@@ -198,7 +199,7 @@ class _ZipStore:
     def read(self, name: str) -> memoryview:
         start, size, crc = self._entry(name)
         data = self._data[start : start + size]
-        if not name.startswith("weights/") and zlib.crc32(data) != crc:  # weights have a sha256
+        if "weights/" not in name and zlib.crc32(data) != crc:  # weights have a sha256
             raise BundleError(f"{name}: checksum differs from the zip directory's; the bundle {self._path} is damaged")
         return data
 
@@ -207,14 +208,30 @@ class _ZipStore:
         self._entries = {}
 
 
+class PartStore:
+    """The files of one part of a bundle in parts."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+
+    def size(self, name: str) -> int:
+        return self._store.size(self._prefix + name)
+
+    def read(self, name: str) -> memoryview:
+        return self._store.read(self._prefix + name)
+
+    def close(self) -> None:
+        """Nothing: the whole bundle closes its store."""
+
+
 # ---------------------------------------------------------------------------------------------- bundles
 
 
 class BundleData:
     """A bundle on disk. Plans, shaders and weights are read, and checked, when asked for."""
 
-    def __init__(self, store: _Store, origin: str) -> None:
-        self._store: _Store | None = store
+    def __init__(self, store: Store, origin: str) -> None:
+        self._store: Store | None = store
         self._plans: dict[str, Plan] = {}
         self.origin = origin
         self.manifest = self._read_manifest()
@@ -311,19 +328,15 @@ class BundleData:
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _files(self) -> _Store:
+    def _files(self) -> Store:
         if self._store is None:
             raise BundleError(f"the bundle {self.origin} is closed")
         return self._store
 
     def _read_manifest(self) -> Manifest:
-        data = self._json("manifest.json")
-        version = data.get("version") if isinstance(data, dict) else None
-        if version != FORMAT_VERSION or isinstance(version, bool):
-            raise BundleError(
-                f"{self.origin}: bundle format version {version!r:.40}, but this gpucompile reads {FORMAT_VERSION}. "
-                "Compile the model again or use another gpucompile"
-            )
+        data = manifest_json(self._files(), self.origin)
+        if "parts" in data:
+            raise BundleError(f"{self.origin}: a bundle in parts, some of them for the CPU; open it with open_bundle")
         m = from_json(Manifest, data, "manifest.json")
         some = bool(m.variants or m.openvino)
         require(some, "manifest.json.variants: a bundle needs at least one variant, or an OpenVINO model")
@@ -344,13 +357,30 @@ class BundleData:
         return m
 
     def _json(self, name: str) -> Any:
-        data = bytes(self._files().read(name))
-        try:
-            return json.loads(_text(data, name), object_pairs_hook=_unique)
-        except BundleError as e:
-            raise BundleError(f"{name}: {e}" if not str(e).startswith(name) else str(e)) from None
-        except (ValueError, RecursionError) as e:
-            raise BundleError(f"{name}: not valid JSON: {str(e)[:200]}") from None
+        return read_json(self._files(), name)
+
+
+def manifest_json(store: Store, origin: str) -> dict[str, Any]:
+    """The manifest as JSON, of a version that can be read."""
+    data = read_json(store, "manifest.json")
+    version = data.get("version") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or version != FORMAT_VERSION or isinstance(version, bool):
+        raise BundleError(
+            f"{origin}: bundle format version {version!r:.40}, but this gpucompile reads {FORMAT_VERSION}. "
+            "Compile the model again or use another gpucompile"
+        )
+    return data
+
+
+def read_json(store: Store, name: str) -> Any:
+    """A file of a bundle as JSON."""
+    data = bytes(store.read(name))
+    try:
+        return json.loads(_text(data, name), object_pairs_hook=_unique)
+    except BundleError as e:
+        raise BundleError(f"{name}: {e}" if not str(e).startswith(name) else str(e)) from None
+    except (ValueError, RecursionError) as e:
+        raise BundleError(f"{name}: not valid JSON: {str(e)[:200]}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -369,16 +399,21 @@ def _text(data: bytes, name: str) -> str:
 def read_bundle(path: str | Path) -> BundleData:
     """Open a bundle: a directory, or a stored zip of it (`.gpub`).
 
-    Raises BundleError if it is damaged, has an unknown version, or is no bundle at all.
+    Raises BundleError if it is damaged, has an unknown version, or is no bundle at all, or one in parts.
     """
+    return BundleData(open_store(path), str(path))
+
+
+def open_store(path: str | Path) -> Store:
+    """The files of a bundle."""
     path = Path(path)
     if "\0" in str(path):
         raise BundleError(f"{str(path)!r}: not a path: it has a NUL character")
     try:
         if path.is_dir():
-            return BundleData(_DirectoryStore(path), str(path))
+            return _DirectoryStore(path)
         if not path.exists():
             raise BundleError(f"{path}: no such file or directory")
     except OSError as e:
         raise BundleError(f"{path}: cannot read: {e.strerror or e}") from None
-    return BundleData(_ZipStore(path), str(path))
+    return _ZipStore(path)

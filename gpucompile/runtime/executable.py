@@ -12,17 +12,20 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from gpucompile.errors import BundleError, ClosedError, InputError
-from gpucompile.runtime.bundle import BundleData, BundleLike, read_bundle
+from gpucompile.runtime.bundle import BundleData, BundleLike
 from gpucompile.runtime.device import Device, default_device
-from gpucompile.runtime.format import BufferKind, Plan, Port
+from gpucompile.runtime.format import BufferKind, HostNode, Plan, Port
 from gpucompile.runtime.nibbles import pack_nibbles, unpack_nibbles
 from gpucompile.runtime.player import Player, Progress, SharedWeights
+
+if TYPE_CHECKING:
+    from gpucompile.runtime.parts import PartitionedLike
 
 Array: TypeAlias = "npt.NDArray[Any]"
 #: What fills inputs up to the size of a bucket: nothing ("error"), "zeros", a number, or numbers by input name.
@@ -97,6 +100,16 @@ class Executable:
     def outputs(self) -> tuple[Port, ...]:
         """Name, WebNN data type and shape of every output, in order."""
         return self.plan.outputs
+
+    @property
+    def kernels(self) -> int:
+        """How many dispatches a run is."""
+        return len(self.plan.steps)
+
+    @property
+    def fallback(self) -> tuple[HostNode, ...]:
+        """The nodes that the device does not run, each with the reason; empty where it runs everything."""
+        return ()
 
     # ------------------------------------------------------------------ running
 
@@ -249,17 +262,18 @@ class Executable:
 
     def _check(self, inputs: Mapping[str, Any], but: Collection[str] = ()) -> list[Array | None]:
         """The arrays in the order of the ports, None for the ports in `but`."""
+        self._check_names(inputs)
+        return [None if p.name in but else self._pack(p, inputs[p.name]) for p in self.inputs]
+
+    def _check_names(self, inputs: Mapping[str, Any]) -> None:
         if not isinstance(inputs, Mapping):
             raise InputError(f"inputs must be a dict by name, not {type(inputs).__name__}; {self._expected()}")
         for name in inputs:
             if not any(p.name == name for p in self.inputs):
                 raise InputError(f"there is no input {name!r}; {self._expected()}")
-        arrays: list[Array | None] = []
         for port in self.inputs:
             if port.name not in inputs:
                 raise InputError(f"input {port.name!r} is missing; {self._expected()}")
-            arrays.append(None if port.name in but else self._pack(port, inputs[port.name]))
-        return arrays
 
     def _checked(self, port: Port, value: Any) -> Array:
         """An input of exactly the type of its port."""
@@ -308,20 +322,24 @@ def _check_nibbles(array: Array, port: Port) -> None:
 
 
 def make_executable(
-    bundle: BundleLike,
+    bundle: BundleLike | PartitionedLike,
     device: Device,
     progress: Progress | None = None,
     submits: int = 1,
     pad: Pad = "error",
     owns_bundle: bool = False,
 ) -> Executable:
-    """The executable a bundle asks for: a `BucketExecutable` if it has buckets. `owns_bundle` closes the bundle as soon
-    as it is not needed."""
-    if bundle.buckets:
+    """The executable a bundle asks for: a `BucketExecutable` if it has buckets, a `PartitionedExecutable` if it is in
+    parts. `owns_bundle` closes the bundle as soon as it is not needed."""
+    if not hasattr(bundle, "host_part") and bundle.buckets:
         from gpucompile.runtime.buckets import BucketExecutable  # which builds on this module
 
         return BucketExecutable(bundle, device, progress, submits, pad, owns_bundle=owns_bundle)
     try:
+        if hasattr(bundle, "host_part"):
+            from gpucompile.runtime.partitioned import PartitionedExecutable
+
+            return PartitionedExecutable(cast("PartitionedLike", bundle), device, progress, submits)
         return Executable(bundle, device, progress, submits)
     finally:
         close = getattr(bundle, "close", None)
@@ -330,7 +348,7 @@ def make_executable(
 
 
 def load(
-    source: str | Path | BundleLike,
+    source: str | Path | BundleLike | PartitionedLike,
     device: Device | str | None = None,
     progress: Progress | None = None,
     submits: int = 1,
@@ -344,23 +362,29 @@ def load(
     measured once and remembered. None is the GPU where the bundle is for it, else the NPU, else the CPU.
     Without a Device, one shared by the whole process is opened, and let go when its last executable is. A run is one
     submission; with `submits` above 1 it is cut into up to that many, so that the device starts before the host has
-    recorded everything (12 to 23 % less latency with 4 on an H200, see benchmarks/README.md).
+    recorded everything (12 to 23 % less latency with 4 on an H200, see benchmarks/README.md). A bundle with parts for
+    the CPU needs onnxruntime or onnx; `Executable.fallback` lists what they run.
     A bundle compiled for several sizes (`dims={"seq": [16, 64]}`) becomes a `BucketExecutable`: `pad` says what becomes
     of inputs between the sizes, "error" refuses them, "zeros", a number, or a dict of numbers by input name fills them
     up to the next size, and cuts the outputs.
     Raises BundleError for a damaged or unsuitable bundle, DeviceError if there is no usable adapter.
     """
+    from gpucompile.runtime.parts import PartitionedData, open_bundle
+
     owns = isinstance(source, (str, Path))
-    bundle = read_bundle(source) if isinstance(source, (str, Path)) else source
+    bundle = open_bundle(source) if isinstance(source, (str, Path)) else source
     try:
         if device == "gpu":
             device = default_device()
-        if isinstance(device, str) or (device is None and not bundle.variants):
+        variants = getattr(bundle, "variants", None)  # None: a bundle in parts
+        if isinstance(device, str) and variants is None:
+            raise BundleError(f"a bundle in parts, some of them for the CPU, runs on a GPU, not on {device}")
+        if isinstance(device, str) or (device is None and variants == ()):
             from gpucompile.runtime.choose import load_on
 
             return load_on(bundle, device or "first", progress, submits, pad, options, owns)
         return make_executable(bundle, device or default_device(), progress, submits, pad, owns)
     except BaseException:
-        if isinstance(bundle, BundleData) and owns:
+        if isinstance(bundle, (BundleData, PartitionedData)) and owns:
             bundle.close()
         raise

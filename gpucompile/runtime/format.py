@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NewType, TypeVar
 
 from gpucompile.errors import BundleError
 
@@ -25,6 +25,9 @@ SHARD_BYTES = 24 * 1024 * 1024  # a shard stays below the 25 MB that many web ho
 
 BufferKind = Literal["input", "output", "weight", "scratch"]
 Access = Literal["read", "read_write"]
+Backend = Literal["wgpu", "onnxruntime", "onnx-reference"]
+#: An extent of a shape; -1 where it depends on data.
+Extent = NewType("Extent", int)
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,56 @@ class Manifest:
     openvino: tuple[Literal["cpu", "npu"], ...] = ()  # the devices that there are OpenVINO models for
 
 
+@dataclass(frozen=True)
+class Slot:
+    """A value that crosses between the parts of a model, or enters or leaves it. Data types are WebNN's, numpy's or
+    ONNX's, `sequence(float32)` and such included; `ranked` is false where the rank is not known or there is none."""
+
+    name: str
+    dtype: str
+    shape: tuple[Extent, ...]
+    ranked: bool = True
+
+
+@dataclass(frozen=True)
+class HostNode:
+    """An ONNX node that the device does not run: its name, its op, and why."""
+
+    name: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some nodes of a model, which one backend runs: values read and given, by name. `nodes` are those of a host part,
+    whose model is the file `parts/<index>/model.onnx`; a device part is a bundle in `parts/<index>`."""
+
+    backend: Backend
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[HostNode, ...] = ()
+    size: int = 0
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class PartitionManifest:
+    """The table of contents of a bundle in parts (manifest.json), which run in order. `results` are the names of the
+    values that are the outputs."""
+
+    version: int
+    producer: str
+    source_sha256: str
+    dims: dict[str, int]
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+    results: tuple[str, ...]
+    values: tuple[Slot, ...]  # everything that parts give
+    parts: tuple[Part, ...]
+    licence: str = ""
+
+
 T = TypeVar("T")
 
 
@@ -237,6 +290,12 @@ def _convert(tp: Any, data: Any, where: str) -> Any:
         if not isinstance(data, int) or isinstance(data, bool) or data < 0:
             raise BundleError(f"{where}: expected a non-negative integer, found {data!r}")
         return data
+    if tp is bool:
+        if not isinstance(data, bool):
+            raise BundleError(f"{where}: expected true or false, found {data!r}")
+        return data
+    if tp is Extent:
+        return data if data == -1 and not isinstance(data, bool) else _convert(int, data, where)
     if tp is str:
         if not isinstance(data, str):
             raise BundleError(f"{where}: expected a string, found {data!r}")

@@ -53,9 +53,10 @@ class InferenceSession:
 
     path_or_bytes     an ONNX file, its bytes, an onnx.ModelProto, a bundle (`.gpub` or folder), or a Bundle
     sess_options      `gpucompile.SessionOptions`, a dict, or an `onnxruntime.SessionOptions`
-    providers         `["webgpu"]`, `["webnn"]`, `["cpu"]` (through OpenVINO), or ONNX Runtime's names, with options as in
-                      `[{"name": "webnn", "deviceType": "gpu", "context": context}]` (gpu, npu or cpu); the first is used. Sessions that exchange tensors share a context, or a
-                      `device` (a `wgpu.GPUDevice` or `gpucompile.Device`); without either all share one device.
+    providers         `["webgpu"]`, `["webnn"]`, `["cpu"]` (through OpenVINO), or ONNX Runtime's names, with options as
+                      in `[{"name": "webnn", "deviceType": "npu"}]`; the first is used. Sessions that exchange tensors
+                      share a `context`, or a `device` (a `wgpu.GPUDevice` or `gpucompile.Device`); without either all
+                      share one device.
     provider_options  a list of dicts, as ONNX Runtime has it
     options           session options by name, in snake_case or camelCase
 

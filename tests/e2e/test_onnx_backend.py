@@ -6,6 +6,7 @@ be refused with a reason. `python -m tests.onnx_backend` counts, and explains re
 
 from __future__ import annotations
 
+import sys
 import unittest
 from typing import Any
 
@@ -16,11 +17,13 @@ from onnx import TensorProto, helper
 from onnx.backend.test.runner import Runner
 
 from gpucompile import onnx_backend
-from gpucompile.errors import InputError, UnsupportedError
+from gpucompile.errors import GpucompileWarning, InputError, UnsupportedError
+from gpucompile.runtime.host import HOSTS, REFERENCE
 from tests.null.onnx_models import model, node
 from tests.onnx_backend import REFUSED, Interpreter, cases, run
 
 SHARDS = 8
+DEVICE_TOO = {"test_strnorm_model_nostopwords_nochangecase", "test_cast_FLOAT_to_DOUBLE", "test_compress_bfloat16"}
 
 
 def refused() -> set[str]:
@@ -46,6 +49,40 @@ def test_listed_cases_are_refused_with_a_reason() -> None:
     for case in found:
         outcome = run(case, True)
         assert outcome.kind == "refused" and outcome.why, outcome
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("host", HOSTS)
+def test_listed_cases_run_with_nodes_on_the_cpu(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the two that no host has either (`native`: the results have no elements); excuses are in a short list."""
+    if host == REFERENCE:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    listed = refused()
+    outcomes = {c.name: run(c, True, fallback=True) for c in cases() if c.name in listed}
+    excused = {name for name, o in outcomes.items() if o.kind == "excused"}
+    assert len(excused) <= 20, excused
+    others = {name: o for name, o in outcomes.items() if o.kind not in ("native", "fallback", "excused")}
+    assert others.keys() == {"test_gradient_of_add", "test_gradient_of_add_and_mul"}, others
+    assert all("neither the device nor a host takes" in o.why for o in others.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fallback_on_the_device(device: Any) -> None:
+    """Some cases of each kind, and the interface."""
+    found = [c for c in cases() if c.name in refused() and c.name in DEVICE_TOO]
+    outcomes = [run(c, False, device, fallback=True) for c in found]
+    assert [o.kind for o in outcomes] == ["fallback"] * len(DEVICE_TOO), outcomes
+    made = model([node("Cast", "x", outputs=["d"], to=TensorProto.DOUBLE), node("Exp", "d")], {"x": (2,)})
+    x = np.ones(2, np.float32)
+    with pytest.raises(UnsupportedError, match="double"):
+        onnx_backend.run_model(made, [x], gpu=device)
+    rep = onnx_backend.prepare(made, gpu=device, fallback="warn")
+    with pytest.warns(GpucompileWarning, match="2 nodes run on the CPU: Cast"):
+        (y,) = rep.run([x])
+    np.testing.assert_allclose(y, np.exp(np.ones(2)), 1e-14)
+    assert [n.op for n in rep.fallback] == ["Cast", "Exp"]
+    with pytest.raises(InputError, match="fallback is 'maybe'"):
+        onnx_backend.prepare(made, gpu=device, fallback="maybe")
 
 
 @pytest.mark.filterwarnings("ignore")

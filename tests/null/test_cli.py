@@ -24,6 +24,7 @@ from gpucompile.runtime import adapters as adapters_module
 from gpucompile.runtime import device as device_module
 from gpucompile.runtime import executable as executable_module
 from gpucompile.runtime import openvino as openvino_module
+from gpucompile.runtime import partitioned  # noqa: F401  (subclasses Executable before a test puts a fake there)
 from gpucompile.runtime.adapters import AdapterInfo
 from gpucompile.runtime.openvino import OpenvinoDevice
 
@@ -320,6 +321,7 @@ class FakeDevice:
 class FakeExecutable:
     def __init__(self, bundle: Any, device: FakeDevice, progress: object, submits: int) -> None:
         self.plan = bundle.plan("base")
+        self.kernels = len(self.plan.steps)
         self.inputs = self.plan.inputs
         self.fed: list[np.ndarray] = []
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,13 +12,16 @@ from hypothesis import strategies as st
 
 from gpucompile.ir.graph import Graph, Value
 from gpucompile.ir.interpret import interpret
+from gpucompile.ir.op import Op
 from gpucompile.ir.text import parse_graph, print_graph
 from gpucompile.ir.types import DataType, TensorType
-from gpucompile.ops.activation import Clamp
-from gpucompile.ops.elementwise import Abs, Add, Div, Max, Min, Mul, Neg, Sub
+from gpucompile.ops.activation import Clamp, Relu
+from gpucompile.ops.elementwise import Abs, Add, Div, Identity, Max, Min, Mul, Neg, Sign, Sub
 from gpucompile.ops.logical import Cast, Greater, Where
 from gpucompile.ops.movement import Concat, Reshape
 from gpucompile.ops.reduction import ReduceSum
+from gpucompile.ops.scan import CumulativeSum
+from gpucompile.passes import narrow_int64
 from gpucompile.passmanager import CheckEach, CheckReports, Context, PassManager
 
 
@@ -126,3 +132,74 @@ def test_random_graphs_give_the_same_integers(data: st.DataObject) -> None:
     after = interpret(graph, feeds)
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array, err_msg=name)
+
+
+INTEGERS = st.one_of(st.sampled_from(EDGES), st.integers(-(2**63), 2**63 - 1), st.integers(-20, 20))
+
+#: What an op computes, in integers without an end.
+EXACT: dict[Op, Callable[..., int]] = {
+    Add(): lambda a, b: a + b,
+    Sub(): lambda a, b: a - b,
+    Mul(): lambda a, b: a * b,
+    Div(): lambda a, b: a if b == 0 else abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1),
+    Max(): max,
+    Min(): min,
+    Neg(): lambda a, b: -a,
+    Abs(): lambda a, b: abs(a),
+    Sign(): lambda a, b: (a > 0) - (a < 0),
+    Identity(): lambda a, b: a,
+    Relu(): lambda a, b: max(a, 0),
+    Clamp(-5.0, 9.0): lambda a, b: min(max(a, -5), 9),
+    Clamp(-math.inf, 9.0): lambda a, b: min(a, 9),
+    Cast(DataType.INT64): lambda a, b: a,
+}
+
+
+def test_every_rule_is_checked() -> None:
+    assert {type(op) for op in EXACT} | {Where} == set(narrow_int64.RANGES)
+
+
+@pytest.mark.parametrize("op", EXACT, ids=lambda op: op.name)
+@given(data=st.data())
+def test_results_lie_within_the_range(op: Op, data: st.DataObject) -> None:
+    """Of operands within theirs, the ends of which are the likely ones."""
+    ranges, values = [], []
+    for _ in range(2):
+        low, high = sorted((data.draw(INTEGERS), data.draw(INTEGERS)))
+        ranges.append((low, high))
+        values.append(data.draw(st.one_of(st.sampled_from((low, high)), st.integers(low, high))))
+    low, high = narrow_int64.RANGES[type(op)](op, ranges)
+    assert low <= EXACT[op](*values) <= high
+
+
+@pytest.mark.parametrize("value", [2**31 - 1, -(2**31), 2**30, -(2**30) - 1])
+@pytest.mark.parametrize("op", [ReduceSum((0,)), CumulativeSum(0), CumulativeSum(0, True)], ids=str)
+def test_sums_that_leave_int32(op: Op, value: int) -> None:
+    """Of three elements; two of 2^30 are too many already, of the smaller ones -2^30 - 1 is one too small."""
+    graph = Graph("sum")
+    x = graph.add_input("x", TensorType(DataType.INT32, (3,)))
+    graph.set_outputs({"y": graph.add(op, graph.add(Cast(DataType.INT64), x))})
+    feeds = {"x": np.full(3, value, np.int32)}
+    before = interpret(graph, feeds)["y"]
+    PassManager("narrow-int64,dce").run(graph)
+    np.testing.assert_array_equal(interpret(graph, feeds)["y"], before)
+
+
+def test_small_sums_are_narrowed() -> None:
+    text = narrowed(
+        "%a = cast(%x) {to = i64} %b = reduce_sum(%a) {axes = [0]} %c = cumulative_sum(%a) {axis = 0}"
+        " %d = cast(%b) {to = f32} %e = cast(%c) {to = f32} return y: %d, z: %e",
+        "%x: u8[3]",
+    )
+    assert "i64" not in text
+
+
+@pytest.mark.parametrize(("low", "high"), [(-(2**31), 2**31 - 1), (-(2**31) - 1, 0), (0, 2**31)])
+def test_where_takes_both_ranges(low: int, high: int) -> None:
+    graph = Graph("where")
+    c = graph.add_input("c", TensorType(DataType.UINT8, (2,)))
+    values = (graph.constant(np.array([v], np.int64)) for v in (low, high))
+    graph.set_outputs({"y": graph.add(Where(), c, *values)})
+    PassManager("narrow-int64,dce").run(graph)
+    np.testing.assert_array_equal(interpret(graph, {"c": np.array([1, 0], np.uint8)})["y"], [low, high])
+    assert any(n.op == Cast(DataType.INT64) for n in graph.nodes) == (low >= -(2**31) and high < 2**31)

@@ -102,6 +102,24 @@ def test_free_dimensions_are_bound_by_name() -> None:
         import_model(made, {"batch": -1})
 
 
+def test_a_dimension_called_by_a_question_mark_has_no_name() -> None:
+    made = model([node("Relu", "x")], {"x": ("?", 3, "?")})
+    graph = import_model(made, {"x[0]": 2, "x[2]": 4})
+    assert [v.type.shape for v in graph.inputs] == [(2, 3, 4)]
+    with pytest.raises(InputError, match=r"no free dimension '\?'; it has x\[0\], x\[2\]"):
+        import_model(made, {"?": 2})
+
+
+# attributes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "kind"), [(1, "INT"), ([1.0], "FLOATS"), ("1", "STRING")])
+def test_an_attribute_of_another_type_is_an_error(value: object, kind: str) -> None:
+    made = model([node("LeakyRelu", "x", alpha=value)], {"x": (4,)})
+    with pytest.raises(ModelError, match=rf"the LeakyRelu.*attribute alpha is a {kind} instead of a FLOAT"):
+        import_model(made)
+
+
 # external data -----------------------------------------------------------------------------------------------------
 
 

@@ -258,3 +258,23 @@ def test_errors(op: str, inputs: list[Any], attributes: dict[str, Any], kind: ty
     with pytest.raises(kind) as error:
         import_model(made)
     assert text in str(error.value)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("each", [False, True])
+def test_dynamic_quantize_lstm(direction: str, each: bool) -> None:
+    """`each`: a scale for every column of the weights (equal zero points are all that the oracle takes then). A number
+    that lies between two 8-bit ones may be rounded the other way here, hence the tolerance; without any rounding the
+    error is larger."""
+    steps, batch, size, hidden = 4, 1, 3, 5
+    count = 2 if direction == "bidirectional" else 1
+    parts = (count, 4 * hidden) if each else (count,)
+    weights = [RNG.integers(0, 256, (count, n, 4 * hidden)).astype(np.uint8) for n in (size, hidden)]
+    scales = [f(*parts, low=0.004, high=0.008) for _ in range(2)]
+    zeros = [np.full(parts, n, np.uint8) for n in (120, 131)]
+    state = [f(count, batch, hidden), f(count, batch, hidden)]
+    inputs: list[np.ndarray | None] = [f(steps, batch, size), *weights, f(count, 8 * hidden), None, *state, None]
+    inputs += [scales[0], zeros[0], scales[1], zeros[1]]
+    constants = (1, 2, 8, 9, 10, 11)
+    made, feeds = model("DynamicQuantizeLSTM", inputs, constants, 3, hidden_size=hidden, direction=direction)
+    compare(made, feeds, tolerance=1e-3)

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 
 from gpucompile.errors import UnsupportedError
+from gpucompile.ir.graph import Value
 from gpucompile.ir.interpret import interpret
+from gpucompile.ir.types import DataType
 from gpucompile.ops.activation import Relu
 from gpucompile.ops.contraction import Gemm, Matmul
 from gpucompile.ops.conv import Conv2d
 from gpucompile.ops.elementwise import Add, Exp, Mul
+from gpucompile.ops.gather import Gather
 from gpucompile.ops.movement import Concat, Pad, Reshape, Slice, Transpose
 from gpucompile.ops.normalize import BatchNormalization, LocalResponseNormalization
 from gpucompile.ops.pool import MaxPool2d
 from gpucompile.ops.reduction import ReduceLogSumExp, ReduceMean, ReduceSum
 from gpucompile.ops.softmax import Softmax
+from gpucompile.passes.split_large import reject
 from gpucompile.passmanager.base import Context
 from gpucompile.passmanager.manager import PassManager
 from gpucompile.target import Target
@@ -121,11 +125,46 @@ def test_large_weights_are_cut() -> None:
     assert widths == [12, 12, 6, 12, 12, 6]
 
 
-@pytest.mark.parametrize("kind", ["activation", "weights of a grouped conv", "one column"])
+@pytest.mark.parametrize("dtype", [DataType.INT32, DataType.INT64, DataType.UINT32])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_large_tables_are_cut(dtype: DataType, axis: int) -> None:
+    """Indices at the borders of the parts, negative ones, and ones far outside."""
+    b = Build()
+    shape, step = ((300, 100), 125) if axis == 0 else ((10, 300, 20), 62)
+    b.graph.set_outputs({"y": b(Gather(axis), b.c(*shape), b.x(4, 5, dtype=dtype))})
+    indices = [0, 299, 300, 2**31 - 1, *(k * step + i for k in (1, 2) for i in (-2, -1, 0, 1))]
+    indices += [-1, -step, -299, -300, -301, -(2**31), *range(-175, -173)] if dtype.is_signed else range(8)
+    feeds = {"x": np.reshape(indices, (4, 5)).astype(dtype.numpy)}
+    (before,) = interpret(b.graph, feeds).values()
+    PassManager("split-large").run(b.graph, small(50000))
+    (after,) = interpret(b.graph, feeds).values()
+    np.testing.assert_array_equal(after, before)
+    parts = [n.inputs[0].type.nbytes for n in b.graph.nodes if isinstance(n.op, Gather)]
+    assert len(parts) == (3 if axis == 0 else 5) and max(parts) <= 50000
+
+
+def test_only_tables_that_are_constants_can_be_cut() -> None:
+    """What the fallback asks before anything is cut."""
+    b = Build()
+    indices = b.x(2, dtype=DataType.INT32)
+    constant, computed = b(Gather(), b.c(300, 10), indices), b(Gather(), b.x(300, 10, name="z"), indices)
+    target = small(5000).target
+
+    def known(v: Value) -> bool:
+        return v.constant is not None
+
+    assert constant.producer is not None and computed.producer is not None
+    assert reject(constant.producer, target, known) is None
+    assert "12000 bytes" in str(reject(computed.producer, target, known))
+
+
+@pytest.mark.parametrize("kind", ["activation", "weights of a grouped conv", "one column", "one row"])
 def test_other_large_tensors_are_an_error(kind: str) -> None:
     b = Build()
     if kind == "activation":
         y = b(Exp(), b.x(200))
+    elif kind == "one row":
+        y = b(Gather(1), b.c(200, 3), b.x(2, dtype=DataType.INT32))
     elif kind == "one column":
         y = b(Gemm(), b.x(1, 60), b.c(60, 4))
     else:
@@ -161,3 +200,13 @@ def test_outputs_get_a_node_of_their_own() -> None:
     x = b.x(3)
     y = b(Exp(), x)
     check(b, "legalize", {"identity": 3, "exp": 1}, x, b.c(2), y, y)
+
+
+def test_concats_share_their_beginnings() -> None:
+    b = Build()
+    parts = [b(Relu(), b.x(1, 2, 3, name=f"x{i}")) for i in range(4)]
+    wholes = [b(Exp(), b(Concat(1), *parts[:n])) for n in (2, 3, 4)]
+    wholes += [b(Exp(), b(Concat(2), *parts[:3])), b(Exp(), b(Concat(1), parts[0], parts[2], parts[1]))]
+    graph = check(b, "share-concats", {"relu": 4, "exp": 5, "concat": 5}, *wholes)
+    counts = [len(n.operand_values) for n in graph.nodes if isinstance(n.op, Concat)]
+    assert counts == [2, 2, 2, 3, 3]

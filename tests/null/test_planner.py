@@ -88,7 +88,7 @@ import hashlib
 from benchmarks import networks
 from gpucompile.compiler import compile
 digest = hashlib.sha256()
-for name, data in compile(networks.cached({name!r}))._files(None):
+for name, data in ((n, d.bytes()) for n, d in compile(networks.cached({name!r})).files()):
     digest.update(name.encode() + data)
 print(digest.hexdigest())
 """
@@ -103,7 +103,7 @@ print(digest.hexdigest())
 
 
 def _contents(bundle: Bundle) -> list[tuple[str, bytes]]:
-    return [(name, bytes(data)) for name, data in bundle._files(None)]
+    return [(name, bytes(data.bytes())) for name, data in bundle.files()]
 
 
 @settings(max_examples=60, deadline=None)

@@ -36,6 +36,17 @@ class Absent:
 
 ABSENT = Absent()
 
+
+@dataclass(eq=False)
+class Opaque:
+    """What no graph holds, only a host that runs ONNX nodes: data of another type, or of a shape that depends on data.
+    `why` continues a sentence that names it."""
+
+    name: str
+    type: onnx.TypeProto
+    why: str
+
+
 Operand = Value | np.ndarray
 #: Whatever a name can stand for.
 Anything: TypeAlias = Operand | list["Anything"] | Absent

@@ -25,8 +25,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 import gpucompile.ops  # noqa: F401  (registers the ops)
 from gpucompile.errors import InputError, ModelError, UnsupportedError
 from gpucompile.frontends import onnx as _family
-from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Builder, Operand, located
+from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Builder, Opaque, Operand, located
 from gpucompile.frontends.onnx.embedded import parse_file
+from gpucompile.frontends.onnx.fallback import Backends, HostModels, Keeper, Thing
+from gpucompile.frontends.onnx.partition import Partition, partition
 from gpucompile.frontends.onnx.scope import Scope
 from gpucompile.frontends.onnx.tensors import data_type
 from gpucompile.ir.graph import Graph, Value
@@ -49,10 +51,12 @@ Result: TypeAlias = str | np.ndarray | list["Result"] | None
 
 @dataclass(frozen=True)
 class Imported:
-    """A graph that computes what depends on inputs, and what each output of the model is."""
+    """A graph that computes what depends on inputs, and what each output of the model is. Where hosts are needed,
+    `partition` takes the place of the graph."""
 
     graph: Graph
     results: dict[str, Result]
+    partition: Partition | None = None
 
 
 def import_model(
@@ -95,15 +99,29 @@ def _size_or_name(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) ->
     """The size of an axis of an input, or the name of the free dimension it is."""
     if dim.HasField("dim_value") and dim.dim_value > 0:
         return int(dim.dim_value)
-    return str(dim.dim_param or f"{name}[{axis}]")
+    named = dim.dim_param not in ("", "?")  # some exporters call all that they do not know "?"
+    return str(dim.dim_param) if named else f"{name}[{axis}]"
 
 
-def import_parts(model: onnx.ModelProto, inputs: Mapping[str, InputSpec]) -> Imported:
+def import_parts(model: onnx.ModelProto, inputs: Mapping[str, InputSpec], backends: Backends | None = None) -> Imported:
     """Like `import_model`, but outputs known at import stay out of the graph, which may lack outputs altogether, and
-    may be empty tensors, sequences, or optionals."""
+    may be empty tensors, sequences, or optionals. With `backends`, nodes may be left to hosts."""
     model, label = _read(model)
     try:
-        return _Import(model, None, {}, dict(inputs)).parts()
+        return _Import(model, None, {}, dict(inputs), backends).parts()
+    except (ModelError, UnsupportedError) as e:
+        raise located(e, label) from e
+
+
+def import_partitioned(
+    source: str | Path | bytes | onnx.ModelProto, backends: Backends, dims: Mapping[str, int] | None = None
+) -> Graph | Partition:
+    """Like `import_model`, but nodes that the device does not take are left to the hosts of `backends`. A Graph where
+    it takes them all. Raises UnsupportedError listing the nodes that nobody takes, with reasons."""
+    model, label = _read(source)
+    folder = Path(source).parent if isinstance(source, (str, Path)) else None
+    try:
+        return _Import(model, folder, dict(dims or {}), {}, backends).partitioned()
     except (ModelError, UnsupportedError) as e:
         raise located(e, label) from e
 
@@ -151,7 +169,12 @@ class _Import:
     """One import of a model."""
 
     def __init__(
-        self, model: onnx.ModelProto, folder: Path | None, dims: dict[str, int], inputs: dict[str, InputSpec]
+        self,
+        model: onnx.ModelProto,
+        folder: Path | None,
+        dims: dict[str, int],
+        inputs: dict[str, InputSpec],
+        backends: Backends | None = None,
     ) -> None:
         self.proto = model.graph
         self.dims = dims
@@ -162,7 +185,13 @@ class _Import:
         outputs = [o.name for o in self.proto.output]
         if len(set(outputs)) != len(outputs):
             raise ModelError(f"two outputs are called {next(n for n in outputs if outputs.count(n) > 1)!r}")
-        self.scope = Scope(self.builder, _opsets(model), self.proto.node, outputs, self.proto.initializer, folder)
+        versions = _opsets(model, backends is not None)
+        self.scope = Scope(self.builder, versions, self.proto.node, outputs, self.proto.initializer, folder)
+        self.keeper: Keeper | None = None
+        self.declared: list[Value] = []
+        if backends is not None:
+            models = HostModels(self.builder, self.scope.versions, folder)
+            self.scope.keep = self.keeper = Keeper(backends, models, self.builder.graph)
 
     def whole(self) -> Graph:
         """Every output of the model as an output of the graph, elements of sequences as `y[0]`, `y[1]`, ..."""
@@ -172,15 +201,15 @@ class _Import:
                 if isinstance(tensor, np.ndarray) and not tensor.size:
                     outputs[path] = self.builder.graph.constant(tensor)
                 else:
-                    outputs[path] = self.builder.value(tensor)
+                    outputs[path] = self.builder.value(tensor)  # type: ignore[arg-type]  # no Opaque without hosts
         self.builder.graph.set_outputs(outputs)
         return self.builder.graph
 
     def parts(self) -> Imported:
-        outputs: dict[str, Value] = {}
+        outputs: dict[str, Thing] = {}
 
-        def take(result: Anything, name: str) -> Result:
-            if isinstance(result, Value):
+        def take(result: Anything | Opaque, name: str) -> Result:
+            if isinstance(result, (Value, Opaque)):
                 outputs[name] = result
                 return name
             if isinstance(result, list):
@@ -188,12 +217,42 @@ class _Import:
             return result if isinstance(result, np.ndarray) else None
 
         results = {name: take(result, name) for name, result in self._run().items()}
-        self.builder.graph.set_outputs(outputs)
+        if self.keeper is not None:
+            found = partition(self.builder.graph, self.keeper, self._inputs(), outputs)
+            return Imported(self.builder.graph, results, found if isinstance(found, Partition) else None)
+        self.builder.graph.set_outputs({name: v for name, v in outputs.items() if isinstance(v, Value)})
         return Imported(self.builder.graph, results)
 
-    def _run(self) -> dict[str, Anything]:
+    def partitioned(self) -> Graph | Partition:
+        """Every output as in `whole`, of a graph or of its parts."""
+        assert self.keeper is not None
+        found = self._run()
+        outputs = {path: t for name, result in found.items() for t, path in _flat(result, name)}
+        return partition(self.builder.graph, self.keeper, self._inputs(), outputs)
+
+    def _inputs(self) -> list[Thing]:
+        """The model's inputs, as far as they are not given as constants; elements of sequences one by one."""
+        found: list[Thing] = []
+        for info in self.proto.input:
+            operand = self.scope.env.get(info.name)
+            if isinstance(operand, Opaque):
+                found.append(operand)
+            found += (v for v in self.declared if v.name == info.name or v.name.startswith(f"{info.name}["))
+        return found
+
+    def _run(self) -> dict[str, Anything | Opaque]:
         self._add_inputs()
-        return dict(zip(self.scope.outputs, self.scope.run(), strict=True))
+        if self.keeper is None:
+            return dict(zip(self.scope.outputs, self.scope.run(), strict=True))
+        self.declared = list(self.builder.graph.inputs)  # host nodes add to these
+        for thing in self._inputs():
+            self.keeper.models.name(thing)
+        self.scope.import_nodes()
+        found: dict[str, Anything | Opaque] = {}
+        for name in self.scope.outputs:
+            known = self.scope.env.get(name)
+            found[name] = self.scope.present(name, "the outputs") if known is None else known
+        return found
 
     # inputs --------------------------------------------------------------------------------------------------------
 
@@ -215,7 +274,7 @@ class _Import:
             elif info.name not in self.scope.initializers:
                 if info.name in self.scope.env:
                     raise ModelError(f"two inputs are called {info.name!r}")
-                self.scope.env[info.name] = self._declared(info, unbound, known)
+                self.scope.env[info.name] = self._input(info, unbound, known)
         self._check_dims(unbound, known)
 
     def _given(self, name: str, spec: InputSpec) -> Anything:
@@ -225,12 +284,29 @@ class _Import:
             return [self._given(f"{name}[{i}]", s) for i, s in enumerate(spec)]
         return ABSENT if spec is None else spec
 
+    def _input(
+        self, info: onnx.ValueInfoProto, unbound: list[tuple[str, int, str]], known: set[str]
+    ) -> Operand | Opaque:
+        """An input of the type that the model gives it; one that the device cannot hold is the host's."""
+        free = len(unbound)
+        try:
+            return self._declared(info, unbound, known)
+        except UnsupportedError as e:
+            if self.keeper is None:
+                raise
+            del unbound[free:]  # a host takes any size
+            bound = onnx.ValueInfoProto()
+            bound.CopyFrom(info)
+            for d in bound.type.tensor_type.shape.dim:
+                if d.dim_param in self.dims:
+                    d.dim_value = self.dims[d.dim_param]
+            return self.keeper.input(bound, e)
+
     def _declared(self, info: onnx.ValueInfoProto, unbound: list[tuple[str, int, str]], known: set[str]) -> Operand:
         """An input of the type that the model gives it."""
         if not info.type.HasField("tensor_type"):
             raise UnsupportedError(f"input {info.name!r} is not a tensor")
         tensor = info.type.tensor_type
-        dtype = data_type(tensor.elem_type, f"input {info.name!r}")
         if not tensor.HasField("shape"):
             raise UnsupportedError(f"input {info.name!r} has no shape; set one in the model")
         shape = []
@@ -242,6 +318,7 @@ class _Import:
                     unbound.append((info.name, axis, size))
                 size = int(self.dims.get(size, 1))
             shape.append(size)
+        dtype = data_type(tensor.elem_type, f"input {info.name!r}")
         value = self.builder.graph.add_input(info.name, TensorType(dtype, tuple(shape)))
         if not value.type.size:  # nothing computes with it: what it is, is known
             return np.zeros(value.type.shape, dtype.numpy)
@@ -262,22 +339,24 @@ class _Import:
             raise UnsupportedError(f"free dimensions: {where}. Give each a size: dims={{{python}}} or {command}")
 
 
-def _flat(result: Anything, name: str) -> Iterator[tuple[Operand, str]]:
+def _flat(result: Anything | Opaque, name: str) -> Iterator[tuple[Operand | Opaque, str]]:
     """The tensors in an output, and what each is called."""
     if isinstance(result, list):
         for i, element in enumerate(result):
             yield from _flat(element, f"{name}[{i}]")
-    elif isinstance(result, (Value, np.ndarray)):
+    elif isinstance(result, (Value, np.ndarray, Opaque)):
         yield result, name
     else:
         raise UnsupportedError(f"output {name!r} is an optional without an element")
 
 
-def _opsets(model: onnx.ModelProto) -> dict[str, int]:
-    """The versions of the opsets the model uses, by domain."""
+def _opsets(model: onnx.ModelProto, hosts: bool) -> dict[str, int]:
+    """The versions of the opsets the model uses, by domain; hosts take models that use none of ONNX's own ops."""
     newest = onnx.defs.onnx_opset_version()
     versions = {"" if e.domain == "ai.onnx" else e.domain: int(e.version) for e in model.opset_import}
     if "" not in versions:
+        if hosts and all(node.domain not in ("", "ai.onnx") for node in model.graph.node):
+            return versions
         raise UnsupportedError("it imports no ONNX opset, only " + ", ".join(versions))
     if not OLDEST_OPSET <= versions[""] <= newest:
         raise UnsupportedError(f"ONNX opset {versions['']}; supported are {OLDEST_OPSET} to {newest}")

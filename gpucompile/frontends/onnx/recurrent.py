@@ -7,15 +7,16 @@ yields zeros.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from gpucompile.errors import ModelError
-from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, scalar, type_of
+from gpucompile.frontends.onnx.call import MICROSOFT, Call, Operand, onnx_op, scalar, type_of
 from gpucompile.frontends.onnx.movement import sliced, unsqueezed
 from gpucompile.ir.op import Op
+from gpucompile.ir.types import DataType
 from gpucompile.ops.activation import (
     Clamp,
     Elu,
@@ -29,10 +30,13 @@ from gpucompile.ops.activation import (
     Tanh,
 )
 from gpucompile.ops.contraction import Matmul
-from gpucompile.ops.elementwise import Add, Mul
-from gpucompile.ops.logical import Lesser, Where
+from gpucompile.ops.elementwise import Add, Div, Max, Min, Mul, Neg, RoundEven, Sub
+from gpucompile.ops.logical import Cast, Equal, Lesser, Where
 from gpucompile.ops.movement import Concat, Reshape, Transpose
+from gpucompile.ops.reduction import ReduceMax, ReduceMin
 
+#: What happens to an operand before it is multiplied with weights.
+Rounding = Callable[[Operand], Operand]
 #: The longest sequence that is unrolled.
 STEPS_LIMIT = 4096
 
@@ -63,6 +67,7 @@ class Cell:
     weights: Operand
     bias: Operand | None  # of the state's product, [gates * hidden]
     peepholes: Operand | None  # [3 * hidden]
+    rounded: Rounding  # of what is multiplied with weights
 
     def gate(self, x: Operand, i: int) -> Operand:
         """Part `i` of the last axis."""
@@ -87,7 +92,7 @@ class Cell:
         return self.call.add(Mul(), a, b)
 
     def product(self, h: Operand) -> Operand:
-        return self.add(self.call.add(Matmul(), h, self.weights), self.bias)
+        return self.add(self.call.add(Matmul(), self.rounded(h), self.weights), self.bias)
 
 
 def _rnn(cell: Cell, x: Operand, state: list[Operand]) -> list[Operand]:
@@ -102,7 +107,7 @@ def _gru(cell: Cell, x: Operand, state: list[Operand]) -> list[Operand]:
     if cell.call.attr("linear_before_reset", 0):
         inner = cell.mul(r, cell.gate(own, 2))
     else:
-        part = cell.call.add(Matmul(), cell.mul(r, h), cell.gate(cell.weights, 2))
+        part = cell.call.add(Matmul(), cell.rounded(cell.mul(r, h)), cell.gate(cell.weights, 2))
         inner = cell.add(part, None if cell.bias is None else cell.gate(cell.bias, 2))
     new = cell.act(1, cell.add(cell.gate(x, 2), inner))
     keep = cell.call.add(Linear(-1.0, 1.0), z)
@@ -132,8 +137,40 @@ _STEP: dict[str, Callable[[Cell, Operand, list[Operand]], list[Operand]]] = {"RN
 
 @onnx_op("RNN", "GRU", "LSTM")
 def recurrent(call: Call) -> tuple[Operand, ...]:
+    return _directions(call, call.node.op_type, lambda x: x)
+
+
+@onnx_op("DynamicQuantizeLSTM", domain=MICROSOFT)
+def dynamic_quantize_lstm(call: Call) -> tuple[Operand, ...]:
+    """An LSTM with 8-bit weights [directions, size, 4 * hidden], whose scales and zero points are inputs 8 to 11. The
+    inputs of all steps, and the state of each, are rounded to 8 bits as by DynamicQuantizeLinear."""
+    inputs = list(call.inputs[:8])
+    for i, scale in ((1, 8), (2, 10)):
+        count = call.type(i).shape[0]
+        w, step, origin = (call.add(Cast(DataType.FLOAT32), call.operand(k)) for k in (i, scale, scale + 1))
+        # one for a direction, or one for each of its columns
+        step, origin = (call.add(Reshape((count, 1, type_of(p).size // count)), p) for p in (step, origin))
+        whole = call.add(Mul(), call.add(Sub(), w, origin), step)
+        inputs[i] = call.add(Transpose((0, 2, 1)), whole)
+    return _directions(replace(call, inputs=inputs), "LSTM", lambda x: _in_8_bits(call, x))
+
+
+def _in_8_bits(call: Call, x: Operand) -> Operand:
+    """x rounded to 256 equal steps from its smallest element, or 0, to its largest, or 0."""
+    zero, t = scalar(0, DataType.FLOAT32), type_of(x)
+    axes = tuple(range(t.rank))
+    low = call.add(Min(), call.add(ReduceMin(axes, False), x), zero)
+    high = call.add(Max(), call.add(ReduceMax(axes, False), x), zero)
+    step = call.add(Linear(1 / 255), call.add(Sub(), high, low))
+    step = call.add(Where(), call.add(Equal(), step, zero), scalar(1, DataType.FLOAT32), step)
+    bytes_ = Clamp(0.0, 255.0)
+    origin = call.add(bytes_, call.add(RoundEven(), call.add(Neg(), call.add(Div(), low, step))))
+    whole = call.add(bytes_, call.add(Add(), call.add(RoundEven(), call.add(Div(), x, step)), origin))
+    return call.add(Mul(), call.add(Sub(), whole, origin), step)
+
+
+def _directions(call: Call, kind: str, rounded: Rounding) -> tuple[Operand, ...]:
     """All steps of one or both directions. With layout 1 the batch is the first axis everywhere."""
-    kind = call.node.op_type
     batch_first = bool(call.attr("layout", 0))
     x = call.operand(0)
     x = call.add(Transpose((1, 0, 2)), x) if batch_first else x
@@ -153,7 +190,7 @@ def recurrent(call: Call) -> tuple[Operand, ...]:
         state = [_initial(call, i, d, batch, hidden, batch_first) for i in ((5, 6) if kind == "LSTM" else (5,))]
         backward = direction == "reverse" or d == 1
         own = functions[d * len(_DEFAULTS[kind]) : (d + 1) * len(_DEFAULTS[kind])]
-        results.append(_run(call, kind, x, d, own, state, backward, gates, hidden))
+        results.append(_run(call, kind, rounded(x), d, own, state, backward, gates, hidden, rounded))
     y = _together(call, [unsqueezed(call, r[0], 1) for r in results], 1)
     y = call.add(Transpose((2, 0, 1, 3)), y) if batch_first else y
     last = [_together(call, [unsqueezed(call, r[1][i], 0) for r in results], 0) for i in range(len(results[0][1]))]
@@ -170,6 +207,7 @@ def _run(
     backward: bool,
     gates: int,
     hidden: int,
+    rounded: Rounding,
 ) -> tuple[Operand, list[Operand]]:
     """The results [steps, batch, hidden] of one direction, and its last state."""
     steps, batch, size = type_of(x).shape
@@ -179,7 +217,7 @@ def _run(
     bias = _of(call, call.operand(3), direction) if call.has(3) else None
     halves = [None if bias is None else sliced(call, bias, [slice(i * width, (i + 1) * width)]) for i in (0, 1)]
     peepholes = _of(call, call.operand(7), direction) if kind == "LSTM" and call.has(7) else None
-    cell = Cell(call, hidden, functions, r, halves[1], peepholes)
+    cell = Cell(call, hidden, functions, r, halves[1], peepholes, rounded)
     inputs = cell.add(call.add(Matmul(), call.add(Reshape((steps * batch, size)), x), w), halves[0])
     inputs = call.add(Reshape((steps, batch, width)), inputs)
     outputs: list[Operand] = []

@@ -7,10 +7,12 @@ body of that function.
 
 from __future__ import annotations
 
+import functools
 import graphlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -22,6 +24,7 @@ from gpucompile.frontends.onnx.call import (
     Builder,
     Call,
     Function,
+    Opaque,
     find_function,
     located,
     read_attributes,
@@ -34,8 +37,13 @@ from gpucompile.ir.graph import Literal, Value
 Versions = Mapping[str, int]  # of the opsets, by domain; the domain of ONNX itself is ""
 
 
+#: Called instead of importing a node, with the scope, the node and a function that tries to.
+Keep: TypeAlias = "Callable[[Scope, onnx.NodeProto, Callable[[], None]], None]"
+
+
 class Scope:
-    """Names and what they stand for, in one graph or function body."""
+    """Names and what they stand for, in one graph or function body. With `keep`, nodes that cannot be imported are its
+    business."""
 
     def __init__(
         self,
@@ -60,16 +68,25 @@ class Scope:
         self.folder = folder
         self.parent = parent
         self.attributes = attributes or {}  # of the call, in a function's body
-        self.env: dict[str, Anything | None] = {}
+        self.env: dict[str, Anything | Opaque | None] = {}
+        self.keep: Keep | None = None
 
     def run(self) -> list[Anything]:
         """Import the nodes that the outputs depend on; returns what the outputs are."""
+        self.import_nodes()
+        return [self.present(name, "the outputs") for name in self.outputs]
+
+    def import_nodes(self) -> None:
+        """Import the nodes that the outputs depend on; afterwards `env` and `initializers` know the outputs."""
         nodes = self._needed_nodes()
         functions = self._functions(nodes)
         read = {name for node in nodes for name in reads(node)} | set(self.outputs)
         for node in nodes:
-            self._import(node, functions[node.domain, node.op_type], read)
-        return [self._present(name, "the outputs") for name in self.outputs]
+            attempt = partial(self._import, node, functions.get((node.domain, node.op_type)), read)
+            if self.keep is None:
+                attempt()
+            else:
+                self.keep(self, node, attempt)
 
     # names ---------------------------------------------------------------------------------------------------------
 
@@ -88,9 +105,12 @@ class Scope:
                 return self.parent.lookup(name, user)
             else:
                 raise ModelError(f"{user}: {name!r} is not defined anywhere")
-        return self.env[name]
+        found = self.env[name]
+        if isinstance(found, Opaque):
+            raise UnsupportedError(f"it reads {name!r}, {found.why}")
+        return found
 
-    def _present(self, name: str, user: str) -> Anything:
+    def present(self, name: str, user: str) -> Anything:
         found = self.lookup(name, user)
         if found is None:
             raise ModelError(f"{user}: {name!r} is an input that is absent")
@@ -123,26 +143,29 @@ class Scope:
         return [self.nodes[i] for i in order]
 
     def _functions(self, nodes: list[onnx.NodeProto]) -> dict[tuple[str, str], Function]:
-        """The import function of each (domain, op type). Raises UnsupportedError listing all that have none."""
+        """The import function of each (domain, op type). Raises UnsupportedError listing all that have none,
+        unless the nodes are kept."""
         found: dict[tuple[str, str], Function] = {}
         missing: dict[str, list[str]] = {}
         for node in nodes:
             key = (node.domain, node.op_type)
             function = found.get(key) or self._function(*key)
             if function is None:
-                domain = node.domain or "ai.onnx"
-                version = f" opset {self.versions.get('')}" if domain == "ai.onnx" else ""
-                kind = f"{node.op_type} ({domain}{version})"
-                missing.setdefault(kind, []).append(node.name or ", ".join(node.output))
+                missing.setdefault(self._kind(node), []).append(node.name or ", ".join(node.output))
             else:
                 found[key] = function
-        if missing:
+        if missing and self.keep is None:
             lines = (
                 f"{k}: {len(v)}x, {', '.join(map(repr, v[:3]))}{', ...' if len(v) > 3 else ''}"
                 for k, v in missing.items()
             )
             raise UnsupportedError("ops that gpucompile does not have:\n  " + "\n  ".join(lines))
         return found
+
+    def _kind(self, node: onnx.NodeProto) -> str:
+        domain = node.domain or "ai.onnx"
+        version = f" opset {self.versions.get('')}" if domain == "ai.onnx" else ""
+        return f"{node.op_type} ({domain}{version})"
 
     def _function(self, domain: str, name: str) -> Function | None:
         domain = "" if domain == "ai.onnx" else domain
@@ -203,12 +226,15 @@ class Scope:
         scope.env.update(zip((i.name for i in graph.input), inputs, strict=True))
         return scope.run()
 
-    def _import(self, node: onnx.NodeProto, function: Function, read: set[str]) -> None:
+    def _import(self, node: onnx.NodeProto, function: Function | None, read: set[str]) -> None:
+        if function is None:
+            raise UnsupportedError(f"no import function for {self._kind(node)}")
         node, place = resolved(node, self.attributes), where(node)
         inputs = [self.lookup(name, place) if name else None for name in node.input]
         try:
             wanted = tuple(name in read for name in node.output)
             version = self.versions.get("" if node.domain == "ai.onnx" else node.domain, 1)
+            _check_attributes(node, version)
             attributes = read_attributes(node)
             out = function(Call(self.builder, node, version, inputs, attributes, wanted, self.subgraph))
         except (ModelError, UnsupportedError) as e:
@@ -253,6 +279,22 @@ def schema_of(domain: str, name: str, version: int) -> Any:
         return onnx.defs.get_schema(name, version, domain)
     except (onnx.defs.SchemaError, TypeError):  # TypeError: damaged names
         return None
+
+
+@functools.cache
+def _attribute_types(domain: str, name: str, version: int) -> dict[str, int]:
+    """The types of an op's attributes, as numbers of AttributeProto.AttributeType; empty for unknown ops."""
+    schema = schema_of(domain, name, version)
+    return {} if schema is None else {n: int(a.type.value) for n, a in schema.attributes.items()}
+
+
+def _check_attributes(node: onnx.NodeProto, version: int) -> None:
+    """Raise ModelError for an attribute that has not the type it is defined with."""
+    known = _attribute_types("" if node.domain == "ai.onnx" else node.domain, node.op_type, version)
+    for a in node.attribute:
+        if a.type != known.get(a.name, a.type):
+            types = onnx.AttributeProto.AttributeType
+            raise ModelError(f"attribute {a.name} is a {types.Name(a.type)} instead of a {types.Name(known[a.name])}")
 
 
 def _check(node: onnx.NodeProto, version: int) -> None:

@@ -43,7 +43,7 @@ fn store_c(s: u32, z: u32, m: u32, n: u32, v: vec4<f32>) {
   if ((n * 4u) < 8u) {
     let t0 = b2[n];
     let t1 = v + vec4<f32>(t0);
-    let t2 = (select(t1, vec4<f32>(0), t1 < vec4<f32>(0)));
+    let t2 = select(t1, vec4<f32>(0), ((bitcast<vec4<u32>>(vec4<f32>(t1)) - vec4<u32>(0x80000001u)) <= vec4<u32>(0x7f7fffffu)));
     b3[(m * 5u + n)] = t2;
   }
 }
@@ -251,7 +251,7 @@ fn store_c(s: u32, z: u32, m: u32, n: u32, v: vec4<f32>) {
   if ((n * 4u) < 12u) {
     let t0 = b2[n];
     let t1 = v + vec4<f32>(t0);
-    let t2 = (select(t1, vec4<f32>(0), t1 < vec4<f32>(0)));
+    let t2 = select(t1, vec4<f32>(0), ((bitcast<vec4<u32>>(vec4<f32>(t1)) - vec4<u32>(0x80000001u)) <= vec4<u32>(0x7f7fffffu)));
     b3[(m * 5u + n + 2u)] = t2;
   }
 }

@@ -23,7 +23,7 @@ fn load_w(i: u32, k: u32) -> vec4<f32> {
 fn store_y(i: u32, v: vec4<f32>) {
   let t0 = b2[(i % 2u)];
   let t1 = v + vec4<f32>(t0);
-  let t2 = (select(t1, vec4<f32>(0), t1 < vec4<f32>(0)));
+  let t2 = select(t1, vec4<f32>(0), ((bitcast<vec4<u32>>(vec4<f32>(t1)) - vec4<u32>(0x80000001u)) <= vec4<u32>(0x7f7fffffu)));
   b3[((i % 2u) * 324u + (i / 2u))] = t2.x;
   b3[((i % 2u) * 324u + (i / 2u) + 81u)] = t2.y;
   b3[((i % 2u) * 324u + (i / 2u) + 162u)] = t2.z;

@@ -233,7 +233,7 @@ fn store_c(s: u32, z: u32, m: u32, n: u32, v: vec4<f32>) {
     let t1 = v + vec4<f32>(t0);
     let t2 = b0[(m * 2u + n)];
     let t3 = (t1 + t2);
-    let t4 = (select(t3, vec4<f32>(0), t3 < vec4<f32>(0)));
+    let t4 = select(t3, vec4<f32>(0), ((bitcast<vec4<u32>>(vec4<f32>(t3)) - vec4<u32>(0x80000001u)) <= vec4<u32>(0x7f7fffffu)));
     b3[(m * 2u + n)] = t4;
   }
 }

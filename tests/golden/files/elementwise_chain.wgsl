@@ -8,7 +8,7 @@ fn apply(i: u32) {
   let t1 = b1[(i % 2u)];
   let t2 = (t0 + t1);
   let t3 = (vec4<f32>(1) / (vec4<f32>(1) + exp(-t2)));
-  let t4 = select(select(t3, vec4<f32>(0.25f), t3 < vec4<f32>(0.25f)), vec4<f32>(0.75f), t3 > vec4<f32>(0.75f));
+  let t4 = select(select(select(t3, vec4<f32>(0.25f), t3 < vec4<f32>(0.25f)), vec4<f32>(0.75f), t3 > vec4<f32>(0.75f)), t3, ((bitcast<vec4<u32>>(vec4<f32>(t3)) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u)));
   let t5 = f32(1.5f);
   let t6 = vec4<f32>(t5);
   let t7 = (t4 * t6);

@@ -15,7 +15,7 @@ fn load_b(n: u32, k: u32) -> vec4<f32> {
 fn store_c(m: u32, n: u32, v: f32) {
   let t0 = b2[n];
   let t1 = v + f32(t0);
-  let t2 = (select(t1, f32(0), t1 < f32(0)));
+  let t2 = select(t1, f32(0), ((bitcast<u32>(f32(t1)) - u32(0x80000001u)) <= u32(0x7f7fffffu)));
   b3[(m * 40u + n)] = t2;
 }
 

@@ -24,7 +24,7 @@ fn apply(i: u32) {
     t6 = t7;
   }
   let t8 = vec4<f32>(t0, t2, t4, t6);
-  let t9 = (select(t8, vec4<f32>(0), t8 < vec4<f32>(0)));
+  let t9 = select(t8, vec4<f32>(0), ((bitcast<vec4<u32>>(vec4<f32>(t8)) - vec4<u32>(0x80000001u)) <= vec4<u32>(0x7f7fffffu)));
   b1[i] = t9;
 }
 

@@ -1,0 +1,141 @@
+"""A model in parts, compiled: bundles for the device parts, ONNX models for the host parts.
+
+manifest.json                          the parts in order, and the values between them
+parts/<i>/manifest.json  variants/...  a device part: a bundle of its own
+parts/<i>/model.onnx                   a host part
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from gpucompile.errors import BundleError
+from gpucompile.frontends.onnx.partition import DevicePart, HostPart, Partition
+from gpucompile.ir.graph import Graph
+from gpucompile.plan.backends import serialized
+from gpucompile.plan.bundle import Bundle, Progress, Report, json_text, version, write_bundle
+from gpucompile.plan.weights import Content
+from gpucompile.runtime.format import FORMAT_VERSION, Backend, Extent, HostNode, Part, PartitionManifest, Slot
+from gpucompile.runtime.parts import DEVICE, check_partition, fallback_of
+
+
+@dataclass(frozen=True)
+class HostModel:
+    """A host part: who runs it, its ONNX model, the values that it reads and gives, and its nodes with reasons."""
+
+    backend: Backend
+    data: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[HostNode, ...]
+
+
+def assemble(
+    partition: Partition,
+    compile_graph: Callable[[Graph], Bundle],
+    source_sha256: str = "",
+    dims: Mapping[str, int] | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> PartitionedBundle:
+    """The bundle of a partition, whose device parts `compile_graph` compiles; `seconds` is what phases before took.
+
+    Raises UnsupportedError where the constants of a host part are too large for an ONNX file."""
+    parts = [compile_graph(p.graph) if isinstance(p, DevicePart) else _host_model(p) for p in partition.parts]
+    slots = {n: Slot(n, k.dtype, tuple(map(Extent, k.shape)), k.ranked) for n, k in partition.kinds.items()}
+    inputs = [slots.pop(name) for name in partition.inputs]
+    reports = [p.report for p in parts if isinstance(p, Bundle) and p.report is not None]
+    report = Report.total([Report(phases=dict(seconds or {})), *reports])
+    values = list(slots.values())
+    return PartitionedBundle(
+        parts, inputs, partition.outputs, values, source_sha256=source_sha256, dims=dims, report=report
+    )
+
+
+def _host_model(part: HostPart) -> HostModel:
+    nodes = tuple(HostNode(n.title, n.kind, n.reason) for n in part.nodes)
+    inputs, outputs = (tuple(v.name for v in values) for values in (part.model.graph.input, part.model.graph.output))
+    return HostModel(cast("Backend", part.backend), serialized(part.model), inputs, outputs, nodes)
+
+
+class PartitionedBundle:
+    """A compiled model in parts, in memory: what `compile` gives where nodes are left to the CPU.
+
+    parts    in the order in which they run
+    inputs   what the user gives, `outputs` what the user gets: (public name, name of the value)
+    values   data types and shapes of everything that inputs and parts give
+
+    Raises BundleError (a defect of the compiler) if a part reads what nothing before it gives.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Bundle | HostModel],
+        inputs: Sequence[Slot],
+        outputs: Mapping[str, str],
+        values: Sequence[Slot],
+        *,
+        source_sha256: str = "",
+        dims: Mapping[str, int] | None = None,
+        licence: str = "",
+        report: Report | None = None,
+    ) -> None:
+        self.parts = tuple(parts)
+        self.report = report
+        slots = {s.name: s for s in (*inputs, *values)}
+        ends = tuple(
+            Slot(name, slots[v].dtype, slots[v].shape, slots[v].ranked) for name, v in outputs.items() if v in slots
+        )
+        self.manifest = PartitionManifest(
+            FORMAT_VERSION,
+            f"gpucompile {version()}",
+            source_sha256,
+            dict(dims or {}),
+            tuple(inputs),
+            ends,
+            tuple(outputs.values()),
+            tuple(values),
+            tuple(_part(p) for p in parts),
+            licence,
+        )
+        check_partition(self.manifest, "the partition")
+
+    @property
+    def fallback(self) -> tuple[HostNode, ...]:
+        """The nodes that the device does not run, each with the reason."""
+        return fallback_of(self.manifest)
+
+    def device_part(self, index: int) -> Bundle:
+        """The bundle of a device part."""
+        part = self.parts[index]
+        if not isinstance(part, Bundle):
+            raise BundleError(f"part {index} is not for the device")
+        return part
+
+    def host_part(self, index: int) -> bytes:
+        """The ONNX model of a host part."""
+        part = self.parts[index]
+        if not isinstance(part, HostModel):
+            raise BundleError(f"part {index} is not for a host")
+        return part.data
+
+    def save(self, path: str | Path, progress: Progress | None = None) -> Path:
+        """Write the bundle, as `Bundle.save` does."""
+        files = [("manifest.json", Content.of(json_text(self.manifest).encode()))]
+        for i, part in enumerate(self.parts):
+            if isinstance(part, Bundle):
+                files += [(f"parts/{i}/{name}", data) for name, data in part.files()]
+            else:
+                files.append((f"parts/{i}/model.onnx", Content.of(part.data)))
+        return write_bundle(path, files, progress)
+
+
+def _part(part: Bundle | HostModel) -> Part:
+    if isinstance(part, Bundle):
+        plan = part.plans[0]
+        return Part(DEVICE, tuple(p.name for p in plan.inputs), tuple(p.name for p in plan.outputs))
+    digest = hashlib.sha256(part.data).hexdigest()
+    return Part(part.backend, part.inputs, part.outputs, part.nodes, len(part.data), digest)

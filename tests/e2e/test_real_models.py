@@ -1,0 +1,29 @@
+"""Trained models from packages (`benchmarks.real_models`): compiled without fallback, run, compared with onnxruntime.
+
+Those that cannot be compiled yet say in the catalogue what they lack; here that must be the reason.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+import gpucompile
+from benchmarks import real_models
+
+#: Small ones of different kinds: a convolutional network, LSTM cells, one made of If and functions.
+SAMPLES = ("ocr_cls", "dtln_2", "silero_vad_ifless")
+
+
+def _marked(name: str) -> object:
+    sample = [pytest.mark.sample] if name in SAMPLES else []
+    return pytest.param(name, marks=[pytest.mark.slow, *sample])
+
+
+@pytest.mark.parametrize("name", [_marked(n) for n in real_models.MODELS])
+def test_against_onnxruntime(device: gpucompile.Device, name: str) -> None:
+    row = real_models.measure(name, device, repeat=0)
+    lacks = real_models.MODELS[name].refused
+    if lacks:
+        assert row.problem.startswith("refused: ") and lacks in row.problem
+    else:
+        assert row.ok, row
