@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpucompile.errors import ClosedError, GpucompileError, InputError, TypeInferenceError, UnsupportedError
+from gpucompile.errors import ClosedError, GpucompileError, InputError, TypeInferenceError
 from gpucompile.webnn import ML, MLContext, MLGraphBuilder
 from tests.webnn_graphs import F32, example, increment, tensors
 
@@ -187,12 +187,6 @@ def test_builder_errors(context: MLContext) -> None:
     for call in (lambda: builder.relu(x), lambda: builder.build({"y": y})):
         with pytest.raises(TypeInferenceError, match="make a new one"):
             call()
-
-
-def test_what_is_not_there_yet() -> None:
-    for kind in ("cpu", "npu"):
-        with pytest.raises(UnsupportedError, match="OpenVINO"):
-            ML().create_context(kind)
 
 
 def test_limits(context: MLContext) -> None:
