@@ -53,8 +53,8 @@ class Clamp(Unary):
 
     constraints: ClassVar[dict[str, Constraint]] = {"input": (ALL, *ANY_RANK)}
     exact: ClassVar[bool] = True
-    min_value: float = -math.inf
-    max_value: float = math.inf
+    min_value: int | float = -math.inf
+    max_value: int | float = math.inf
 
     def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:
         if not self.min_value <= self.max_value:

@@ -89,7 +89,7 @@ class Movement(Op, abstract=True):
         return None
 
     @property
-    def fill(self) -> float:
+    def fill(self) -> int | float:
         """The value where no piece applies."""
         return 0.0
 

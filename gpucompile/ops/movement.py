@@ -185,10 +185,10 @@ class Pad(Movement):
     beginning: tuple[int, ...] = ()
     ending: tuple[int, ...] = ()
     mode: str = "constant"
-    value: float = 0.0
+    value: int | float = 0.0
 
     @property
-    def fill(self) -> float:
+    def fill(self) -> int | float:
         return self.value
 
     def infer(self, *ins: TensorType) -> tuple[TensorType, ...]:

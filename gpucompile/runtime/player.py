@@ -11,6 +11,7 @@ so `start` of one run may follow `start` of another before it is finished.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from gpucompile.errors import DeviceError
+from gpucompile.errors import ClosedError, DeviceError
 from gpucompile.runtime.binding import Bindings
 from gpucompile.runtime.bundle import BundleLike
 from gpucompile.runtime.checks import port_bytes
@@ -59,6 +60,7 @@ class Player:
         self._shares = weights is not None
         self._spare: list[Any] = []  # staging buffers not in use
         self._flying: set[Any] = set()  # staging buffers of runs that are not finished
+        self._staging_lock = threading.RLock()  # what threads do with staging buffers, and closing
         self._closed = False
         self._usage = device.api.BufferUsage
         self.places, self.staging_bytes = _staging_layout(plan)
@@ -186,8 +188,9 @@ class Player:
         read = {p.buffer for p in own if wanted is None or p.name in wanted}
         staging = None
         if read:
-            staging = self._spare.pop() if self._spare else self._create_staging()
-            self._flying.add(staging)
+            with self._staging_lock:
+                staging = self._spare.pop() if self._spare else self._create_staging()
+                self._flying.add(staging)
         try:
             with self.device.guard("running the plan"):
                 write = handle.queue.write_buffer
@@ -256,26 +259,28 @@ class Player:
             raise
 
     def _read(self, staging: Any, read: Callable[[Any], Any]) -> Any:
-        try:
-            result = read(staging.read_mapped(copy=False))
-        finally:
-            staging.unmap()
-        self._flying.discard(staging)
-        if self._closed:
-            staging.destroy()
-        else:
+        with self._staging_lock:  # wgpu-native ends the process if a buffer is destroyed while it is read
+            if self._closed:
+                raise ClosedError("the executable was closed while it ran")
+            try:
+                result = read(staging.read_mapped(copy=False))
+            finally:
+                staging.unmap()
+            self._flying.discard(staging)
             self._spare.append(staging)
         return result
 
     def _drop(self, staging: Any) -> None:
-        self._flying.discard(staging)
-        staging.destroy()
+        with self._staging_lock:
+            self._flying.discard(staging)
+            staging.destroy()
 
     def close(self) -> None:
         """Free all buffers at once; a run in flight fails."""
-        self._closed = True
-        for buffer in (*self._owned, *self._spare, *self._flying):
-            buffer.destroy()
+        with self._staging_lock:
+            self._closed = True
+            for buffer in (*self._owned, *self._spare, *self._flying):
+                buffer.destroy()
         self._buffers, self._owned, self._spare, self.steps = [], [], [], []
         self._records = []
         if hasattr(self, "bindings"):

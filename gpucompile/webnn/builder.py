@@ -19,6 +19,7 @@ from gpucompile.webnn.validation import (
     attribute,
     check_size,
     data_type,
+    described,
     fields_of,
     integer,
     integers,
@@ -105,13 +106,7 @@ class MLGraphBuilder:
         return Literal(np.asarray(tensor._constant), tensor._type)
 
     def _descriptor(self, dtype: Any, shape: Any, descriptor: Any, where: str) -> TensorType:
-        if isinstance(dtype, (Mapping, MLOperandDescriptor)):
-            descriptor, dtype = dtype, None
-        if isinstance(descriptor, MLOperandDescriptor):
-            dtype, shape = descriptor.data_type, descriptor.shape
-        elif descriptor is not None:
-            dtype = descriptor.get("data_type", descriptor.get("dataType"))
-            shape = descriptor.get("shape")
+        dtype, shape = described(dtype, shape, descriptor, where)
         return tensor_type(dtype, shape, self._context._max_bytes, where)
 
     # ------------------------------------------------------------------ operators

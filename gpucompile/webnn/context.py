@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import weakref
 from collections.abc import Coroutine, Mapping
@@ -30,9 +31,9 @@ from gpucompile.runtime.openvino import OpenvinoOptions, find_device
 from gpucompile.target import Target
 from gpucompile.webnn import limits
 from gpucompile.webnn.builder import MLGraphBuilder
-from gpucompile.webnn.objects import MLGraph, MLOperandDescriptor, MLTensor
+from gpucompile.webnn.objects import MLGraph, MLTensor
 from gpucompile.webnn.readback import Readback, Reading
-from gpucompile.webnn.validation import DATA_TYPES, array_of, tensor_type
+from gpucompile.webnn.validation import DATA_TYPES, array_of, described, tensor_type
 
 
 class ML:
@@ -224,8 +225,7 @@ class MLContext:
 
     def _type(self, dtype: Any, shape: Any, where: str) -> TensorType:
         self._require_open()
-        if isinstance(dtype, MLOperandDescriptor):
-            dtype, shape = dtype.data_type, dtype.shape
+        dtype, shape = described(dtype, shape, None, where)
         return tensor_type(dtype, shape, self._max_bytes, where)
 
     def _tensor(self, type: TensorType, **options: Any) -> MLTensor:
@@ -333,8 +333,14 @@ class MLContext:
         self, graph: MLGraph, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
         """Run a graph on arrays and wait: the specification's older spelling. `outputs` are arrays to fill; without
-        them new ones are made. Returns arrays by output name."""
-        result = self._executable(graph, "compute").run(inputs)
+        them new ones are made. Returns arrays by output name. An input may be a flat array of all its elements."""
+        executable = self._executable(graph, "compute")
+        if not isinstance(outputs, (Mapping, type(None))):
+            raise InputError(f"compute: outputs is a dict of arrays by name, not {type(outputs).__name__}")
+        shapes = {p.name: p.shape for p in executable.inputs}
+        flat = {n: a for n, a in inputs.items() if isinstance(a, np.ndarray) and a.ndim == 1 and n in shapes}
+        fit = {n: a.reshape(shapes[n]) for n, a in flat.items() if a.size == math.prod(shapes[n])}
+        result = executable.run({**inputs, **fit})
         if outputs is None:
             return result
         for name, array in outputs.items():

@@ -7,6 +7,7 @@ of them wait for the next read.
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -39,7 +40,7 @@ class Readback:
         self._device = device
         self._spare: dict[int, list[Any]] = {}
         self._flying: set[Any] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # held while a mapped buffer is read, so that nobody destroys it then
 
     def start(self, tensor: MLTensor, out: Any) -> Read:
         """Submit the copy of a tensor; `Read` then waits for it. `out` is an array or buffer to fill, or None."""
@@ -63,8 +64,8 @@ class Readback:
             buffers = [*self._flying, *(b for each in self._spare.values() for b in each)]
             self._spare.clear()
             self._flying.clear()
-        for buffer in buffers:
-            buffer.destroy()
+            for buffer in buffers:
+                buffer.destroy()
 
     def _take(self, size: int) -> Any:
         with self._lock:
@@ -91,7 +92,7 @@ class Readback:
     def _drop(self, staging: Any) -> None:
         with self._lock:
             self._flying.discard(staging)
-        staging.destroy()
+            staging.destroy()
 
 
 class Read:
@@ -103,6 +104,8 @@ class Read:
         self._pool, self._device = pool, pool._device
         self._tensor, self._staging, self._size = tensor, staging, size
         self._target, self._out = target, out
+        self._abandoned = weakref.finalize(self, pool._drop, staging)  # nobody waited for it
+        self._abandoned.atexit = False
 
     def wait(self) -> Any:
         """A new array, or the caller's `out`."""
@@ -113,6 +116,7 @@ class Read:
         except BaseException:
             self._fail()
             raise
+        self._abandoned.detach()
         self._pool._give(self._staging)
         return result
 
@@ -127,11 +131,16 @@ class Read:
         except BaseException:
             self._fail()
             raise
+        self._abandoned.detach()
         self._pool._give(self._staging)
         return result
 
     def _copy(self) -> Any:
-        self._check()
+        with self._pool._lock:
+            self._check()
+            return self._copy_mapped()
+
+    def _copy_mapped(self) -> Any:
         type = self._tensor._type
         data = np.frombuffer(self._staging.read_mapped(0, self._size, copy=False), np.uint8)[: type.nbytes]
         try:
@@ -146,6 +155,7 @@ class Read:
             self._staging.unmap()
 
     def _fail(self) -> None:
+        self._abandoned.detach()
         self._pool._drop(self._staging)
         self._check()  # the reason, where it is one of ours
 

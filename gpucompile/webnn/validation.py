@@ -6,7 +6,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -35,6 +35,21 @@ def data_type(value: object, where: str) -> DataType:
     if not isinstance(value, str) or value not in _NAMES:
         raise TypeInferenceError(f"{where}: {value!r} is no data type; there are {', '.join(_NAMES)}")
     return _NAMES[value]
+
+
+def described(dtype: Any, shape: Any, descriptor: Any, where: str) -> tuple[Any, Any]:
+    """Data type and shape, from themselves or from an MLOperandDescriptor: an object or a dict, whose keys may be the
+    specification's (`dataType`) or older ones (`dimensions`)."""
+    if isinstance(dtype, Mapping) or hasattr(dtype, "data_type"):
+        descriptor, dtype = dtype, None
+    if descriptor is None:
+        return dtype, shape
+    if hasattr(descriptor, "data_type"):
+        return descriptor.data_type, descriptor.shape
+    if not isinstance(descriptor, Mapping):
+        raise TypeInferenceError(f"{where}: {descriptor!r} is no descriptor: give an MLOperandDescriptor or a dict")
+    kind = descriptor.get("data_type", descriptor.get("dataType"))
+    return kind, descriptor.get("shape", descriptor.get("dimensions"))
 
 
 def tensor_type(dtype: object, shape: object, limit: int, where: str) -> TensorType:
@@ -84,10 +99,21 @@ def integers(value: object, where: str) -> tuple[int, ...]:
 
 
 def number(value: object, where: str) -> float:
-    """MLNumber or double."""
+    """A double."""
     if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # an int beyond every float
+            return math.inf if int(value) > 0 else -math.inf
     raise TypeInferenceError(f"{where}: {value!r} is not a number")
+
+
+def bigint_or_number(value: object, where: str) -> int | float:
+    """MLNumber: integers that no double is stay integers."""
+    out = number(value, where)
+    if isinstance(value, (int, np.integer)) and math.isfinite(out) and int(out) != int(value):
+        return int(value)
+    return out
 
 
 def fields_of(cls: type[Op]) -> dict[str, Any]:
@@ -104,6 +130,8 @@ def _fields_of(name: str) -> dict[str, Any]:
 
 def attribute(hint: Any, value: object, where: str, finite: bool = True) -> Any:
     """An option's value as a field of type `hint` wants it; infinities and NaN only where not `finite`."""
+    if typing.get_args(hint) == (int, float):
+        return bigint_or_number(value, where)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
     if typing.get_origin(hint) is tuple:
@@ -193,7 +221,7 @@ def scalar_of(value: float, dtype: DataType) -> np.ndarray:
     """ "cast an MLNumber": floats are rounded, integers are truncated and saturate; NaN becomes 0."""
     if dtype.is_float:
         with np.errstate(over="ignore"):
-            return np.array(value, np.float64).astype(dtype.numpy)
+            return np.array(number(value, "constant"), np.float64).astype(dtype.numpy)
     low, high = limits(dtype)
     if value != value:
         return np.array(0, dtype.numpy)

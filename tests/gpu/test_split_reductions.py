@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 import gpucompile
-from gpucompile.ir.types import DataType
+from gpucompile.ir.graph import Graph
+from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops import reduction
 from gpucompile.ops.categories import Reduction, tensor
+from gpucompile.ops.contraction import Matmul
+from gpucompile.ops.scan import CumulativeSum
 from gpucompile.target import Target
 from tests.support import graph_of
 
@@ -56,3 +59,23 @@ def test_many_elements_for_few_results(
         }[op.name]()
         with np.errstate(over="ignore"):  # the sum of absolute values leaves float16
             np.testing.assert_array_equal(got, want.astype(dtype))
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_long_running_sums(device: gpucompile.Device, exclusive: bool) -> None:
+    x = np.ones(2_200_003, np.int32)
+    graph = Graph()
+    graph.set_outputs({"y": graph.add(CumulativeSum(0, exclusive), graph.add_input("x", TensorType.of(x)))})
+    with gpucompile.load(gpucompile.compile(graph), device) as run:
+        np.testing.assert_array_equal(run(x), np.cumsum(x) - (x if exclusive else 0))
+
+
+@pytest.mark.parametrize("columns", [1, 8])
+def test_long_products(device: gpucompile.Device, columns: int) -> None:
+    """More steps in k than some adapters loop: k is split, or the product refused."""
+    a, b = np.ones((1, 1_060_000), np.float32), np.ones((1_060_000, columns), np.float32)
+    graph = Graph()
+    inputs = [graph.add_input(name, TensorType.of(v)) for name, v in (("a", a), ("b", b))]
+    graph.set_outputs({"y": graph.add(Matmul(), *inputs)})
+    with gpucompile.load(gpucompile.compile(graph), device) as run:
+        np.testing.assert_array_equal(run(a, b), np.full((1, columns), 1_060_000.0))

@@ -15,7 +15,7 @@ import pytest
 
 from gpucompile.errors import ClosedError, InputError, TypeInferenceError
 from gpucompile.ir.op import NIBBLES
-from gpucompile.webnn import ML, MLContext, MLOperandDescriptor, MLTensor
+from gpucompile.webnn import ML, MLContext, MLGraphBuilder, MLOperandDescriptor, MLTensor
 from gpucompile.webnn.readback import KEPT_BYTES
 from gpucompile.webnn.validation import DATA_TYPES
 from tests.webnn_graphs import F32, increment, tensors
@@ -280,3 +280,34 @@ def test_few_staging_buffers_are_kept(context: MLContext) -> None:
     assert not context._readback._flying
     context.destroy()
     assert not context._readback._spare
+
+
+def test_bounds_and_fills_are_exact_64_bit_integers(context: MLContext) -> None:
+    """MLNumber is a bigint or a double: an integer is not rounded to a double on the way."""
+    big, top = 2**53 + 1, 2**64 - 2
+    for dtype, build, x, want in (
+        ("int64", lambda b, v: b.clamp(v, min_value=big), [0, big + 5], [big, big + 5]),
+        ("uint64", lambda b, v: b.clamp(v, max_value=top), [2**64 - 1, 7], [top, 7]),
+        ("int64", lambda b, v: b.clamp(v, min_value=2**63 - 3, max_value=2**63 - 1), [0, 1], [2**63 - 3] * 2),
+        ("int64", lambda b, v: b.pad(v, [1], [1], value=big), [0, 1], [big, 0, 1, big]),
+        ("int64", lambda b, v: b.clamp(v, max_value=10**400), [5, -5], [5, -5]),
+    ):
+        builder = MLGraphBuilder(context)
+        graph = builder.build({"y": build(builder, builder.input("x", dtype, [2]))})
+        assert context.compute(graph, {"x": np.array(x, dtype)})["y"].tolist() == want
+
+
+def test_descriptors_of_every_spelling(context: MLContext) -> None:
+    for descriptor in (
+        {"dataType": "float32", "shape": [1, 2]},
+        {"data_type": "float32", "dimensions": [1, 2]},
+        MLOperandDescriptor("float32", (1, 2)),
+    ):
+        assert context.create_tensor(descriptor).shape == context.create_buffer(descriptor).shape == (1, 2)
+        builder = MLGraphBuilder(context)
+        graph = builder.build({"y": builder.neg(builder.input("x", descriptor))})
+        assert context.compute(graph, {"x": np.ones(2, np.float32)})["y"].tolist() == [[-1, -1]]  # flat, as published
+    with pytest.raises(TypeInferenceError, match="no descriptor"):
+        MLGraphBuilder(context).input("x", descriptor=3)
+    with pytest.raises(InputError, match="dict of arrays"):
+        context.compute(graph, {"x": np.ones(2, np.float32)}, ["y"])  # type: ignore[arg-type]

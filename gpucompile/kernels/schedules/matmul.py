@@ -16,7 +16,14 @@ from gpucompile.ir.types import DataType, TensorType
 from gpucompile.kernels.builder import KernelBuilder
 from gpucompile.kernels.function import LANE, Function
 from gpucompile.kernels.kernel import Kernel
-from gpucompile.kernels.schedules.base import Problem, Schedule, power_of_two, threads_for
+from gpucompile.kernels.schedules.base import (
+    MAX_ITERATIONS,
+    Problem,
+    Schedule,
+    power_of_two,
+    require_iterations,
+    threads_for,
+)
 from gpucompile.kernels.schedules.contraction import Contraction, contraction_of, wide
 from gpucompile.kernels.view import COMPUTE_TYPE, Storage, View
 from gpucompile.ops.contraction import prefers_rows
@@ -98,13 +105,16 @@ class TiledMatmul(Schedule):
             and tile.bytes <= t.limit("max-compute-workgroup-storage-size")
         ]
         if t.cpu:
-            return sorted((tile for tile in fits if tile.slices == 1), key=lambda tile: serial_time(c, tile))
+            serial = [tile for tile in fits if tile.slices == 1]
+            few = _bounded(c, serial) or _bounded(c, [replace(tile, splits=s) for tile in serial for s in SPLITS])
+            return sorted(few or serial, key=lambda tile: (tile.splits, serial_time(c, tile)))
         whole = sorted(fits, key=lambda tile: predicted_us(c, tile, t.cores))
         split = [replace(tile, splits=s) for tile in fits for s in SPLITS if c.k >= s * 2 * tile.bk]
         split.sort(key=lambda tile: predicted_us(c, tile, t.cores))
         # a second kernel and its memory must be worth it
         worth = bool(split) and predicted_us(c, split[0], t.cores) < SPLIT_GAIN * predicted_us(c, whole[0], t.cores)
-        return split + whole if worth else whole + split
+        choices = split + whole if worth else whole + split
+        return _bounded(c, choices) or choices
 
     def emit(self, problem: Problem, config: Any) -> list[Kernel]:
         c = contraction_of(problem.anchor)
@@ -112,6 +122,7 @@ class TiledMatmul(Schedule):
         tile: Tile = config
         k_split = -(-c.k // (tile.splits * tile.bk)) * tile.bk
         splits = -(-c.k // k_split)
+        require_iterations(problem, k_split // tile.bk)
         tiles_m, tiles_n = -(-c.m // tile.bm), -(-c.n // tile.bn)
         kernel = problem.builder()
         z, m = Index.var("z", c.batch), Index.var("m", tiles_m * tile.bm)
@@ -145,6 +156,11 @@ class TiledMatmul(Schedule):
             k_end=-(-c.k // tile.bk) * tile.bk, unroll=tile.unroll,
         )  # fmt: skip
         return [first] if partials is None else [first, _add_partials(problem, c, partials, splits)]
+
+
+def _bounded(c: Contraction, tiles: list[Tile]) -> list[Tile]:
+    """Those whose invocations loop no more often than every adapter lets them."""
+    return [tile for tile in tiles if -(-c.k // (tile.splits * tile.bk)) <= MAX_ITERATIONS]
 
 
 def predicted_us(c: Contraction, tile: Tile, cores: int) -> float:
@@ -187,6 +203,7 @@ class Rows(Schedule):
         lanes, columns = config
         lanes = max(lanes, power_of_two(c.m * columns, 64))  # every sum needs an invocation to store it
         extent = -(-c.k // 4)
+        require_iterations(problem, -(-extent // lanes))
         z, m, n = Index(), Index.var("m", c.m), Index.var("n", -(-c.n // columns) * columns)
         k = Index.var("k", extent) * 4 + LANES
         kernel = problem.builder()

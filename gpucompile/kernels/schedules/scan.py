@@ -6,7 +6,7 @@ from typing import Any
 
 from gpucompile.ir.index import Index, delinearize
 from gpucompile.kernels.kernel import Kernel
-from gpucompile.kernels.schedules.base import Problem, Schedule, power_of_two
+from gpucompile.kernels.schedules.base import Problem, Schedule, power_of_two, require_iterations
 from gpucompile.kernels.schedules.map import numbered
 from gpucompile.kernels.schedules.reduce import accumulator
 from gpucompile.kernels.view import COMPUTE_TYPE
@@ -40,6 +40,7 @@ class Pick(Schedule):
         lanes = power_of_two(extent, 256)
         columns = power_of_two(count, max(1, 64 // lanes))
         item = source.type.dtype.bits // 8
+        require_iterations(problem, -(-extent // lanes))
         kernel = problem.builder()
         where = line_coords(source.type.shape, op.axis, Index.var("r", extent))
         load = kernel.load("load_x", source, [("i", count), ("r", extent)], where)
@@ -84,6 +85,7 @@ class Scan(Schedule):
         count = source.type.size // extent
         lanes = power_of_two(extent, 256)
         columns = power_of_two(count, max(1, 64 // lanes))
+        require_iterations(problem, -(-extent // lanes))
         element = Index.var("r", extent)
         where = line_coords(shape, op.axis, (extent - 1) - element if op.reversed else element)
         kernel = problem.builder()
