@@ -1,4 +1,5 @@
-"""What is known not to pass: suite (or the device that runs the conformance suite) -> reason -> file -> tests. It must shrink: a test that passes has to leave it."""
+"""What is known not to pass: suite (or device that runs the conformance suite) -> reason -> file -> tests. It must
+shrink: a test that passes has to leave it."""
 
 from __future__ import annotations
 
