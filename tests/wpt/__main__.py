@@ -40,7 +40,7 @@ def group_of(kind: str, test: dict[str, Any]) -> str:
 
 
 def run(context: Any) -> tuple[Counter[str], Counter[str], list[str]]:
-    """Passed and all by group, and a line for each failure."""
+    """Passed and all by group, for the two main groups by file too (`conformance/add`), and a line for each failure."""
     adapter = suite.Adapter(context)
     passed, total, failures = Counter[str](), Counter[str](), []
     for kind, check in (("conformance", suite.run_conformance), ("validation", suite.run_validation)):
@@ -49,14 +49,15 @@ def run(context: Any) -> tuple[Counter[str], Counter[str], list[str]]:
                 group = group_of(kind, test)
                 if not group:
                     continue
-                total[group] += 1
+                counted = (group, f"{kind}/{file}") if group == kind else (group,)
+                total.update(counted)
                 try:
                     check(adapter, test)
                 except (GpucompileError, TypeError, ValueError, AssertionError, suite.Mismatch) as e:
                     reason = " ".join(str(e).split())[:160].replace("|", "/")
                     failures.append(f"{group} / {file}: {test['name']}: {reason}")
                 else:
-                    passed[group] += 1
+                    passed.update(counted)
     return passed, total, failures
 
 
@@ -64,7 +65,11 @@ def report(context: Any) -> str:
     """Markdown: the table, then the failures."""
     passed, total, failures = run(context)
     lines = ["| tests | passed | of |", "|---|---:|---:|"]
-    lines += [f"| {group} | {passed[group]:,} | {total[group]:,} |" for group in sorted(total)]
+    lines += [f"| {group} | {passed[group]:,} | {total[group]:,} |" for group in sorted(total) if "/" not in group]
+    for kind in ("conformance", "validation"):
+        files = sorted(name for name in total if name.startswith(f"{kind}/"))
+        short = ", ".join(f"{name.split('/')[1]} {passed[name]}/{total[name]}" for name in files)
+        lines += ["", f"By file, {kind}: {short}."]
     return "\n".join([*lines, "", f"Not passed ({len(failures)}):", "", *(f"- {line}" for line in failures), ""])
 
 
