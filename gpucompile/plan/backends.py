@@ -80,8 +80,9 @@ def serialized(model: onnx.ModelProto) -> bytes:
 
 
 def _type(kind: str, shape: list[int | str | None]) -> onnx.TypeProto:
-    """`tensor(float)` and a shape as ONNX writes them; nothing for other kinds."""
+    """`tensor(float)` and a shape as ONNX writes them; nothing for other kinds. onnxruntime gives no axes both for a
+    scalar and for an unknown rank: it counts as unknown."""
     element = _ELEMENTS.get(kind.removeprefix("tensor(").removesuffix(")"))
     if element is None or not kind.startswith("tensor("):
         return onnx.TypeProto()
-    return onnx.helper.make_tensor_type_proto(element, shape)
+    return onnx.helper.make_tensor_type_proto(element, shape or None)

@@ -323,3 +323,22 @@ def test_command_line(device: Device, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "4 nodes on the CPU" in capsys.readouterr().out
     assert main.main(["run", out, "--random"]) == 2
     assert "no random data for input 'label', string[-1]" in capsys.readouterr().err
+
+
+def test_results_whose_rank_the_host_does_not_know(device: Device, host: str) -> None:
+    """onnxruntime gives them no axes, as it does for scalars."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axes"], ["s"], keepdims=0),
+        helper.make_node("Neg", ["s"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [value("x", TensorProto.FLOAT, [2, 3]), value("axes", TensorProto.INT64, [1])],
+        [value("y", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    with gpucompile.load(gpucompile.compile(model, fallback="allow"), device) as run:
+        for axis in (0, 1):
+            got = run.run({"x": x, "axes": np.array([axis], np.int64)})["y"]
+            np.testing.assert_allclose(got, -x.sum(axis))

@@ -245,6 +245,8 @@ class Scope:
             raise
         except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError, AttributeError) as e:
             raise ModelError(f"{place}: inputs or attributes do not suit the op ({type(e).__name__}: {e})") from e
+        except MemoryError as e:
+            raise UnsupportedError(f"{place}: a tensor of it does not fit into memory ({e})") from e
         results = out if isinstance(out, tuple) else (out,)
         for name, result in zip(node.output, results, strict=False):
             if not name or result is None:
