@@ -38,7 +38,7 @@ def test_bad_arguments_are_named(device: gpucompile.Device) -> None:
     with pytest.raises(gpucompile.InputError, match="submits must be at least 1"):
         gpucompile.load(bundle, device=device, submits=0)
     with pytest.raises(gpucompile.InputError, match=r"gpucompile\.Device"):
-        gpucompile.load(bundle, device="gpu")  # type: ignore[arg-type]
+        gpucompile.load(bundle, device=3)  # type: ignore[arg-type]
     with pytest.raises(gpucompile.InputError, match=r"Target\.portable"):
         gpucompile.compile(graph, target="portable")  # type: ignore[arg-type]
     with gpucompile.load(bundle, device=device) as run, pytest.raises(gpucompile.InputError, match="a dict by name"):

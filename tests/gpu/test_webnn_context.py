@@ -25,7 +25,6 @@ from gpucompile.errors import (
     InputError,
     PassError,
     TypeInferenceError,
-    UnsupportedError,
 )
 from gpucompile.runtime.adapters import list_adapters
 from gpucompile.runtime.device import Device
@@ -122,7 +121,7 @@ def test_no_acceleration_is_a_software_adapter(adapter: Any) -> None:
     ("options", "error", "text"),
     [
         ({"device_type": "tpu"}, TypeInferenceError, "'tpu' is none of gpu, cpu, npu"),
-        ({"device_type": "npu"}, UnsupportedError, "OpenVINO"),
+        ({"device_type": "npu"}, InputError, "gpu_device and target are for the GPU, not for npu"),
         ({"power_preference": "max"}, TypeInferenceError, "'max'"),
         ({"target": "portable"}, InputError, "must be a gpucompile.Target"),
         ({"target": replace(Target.portable(), features=("magic",))}, InputError, "lacks .*feature magic"),
