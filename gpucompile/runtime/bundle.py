@@ -20,7 +20,7 @@ import zlib
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from gpucompile.errors import BundleError
 from gpucompile.runtime.checks import (
@@ -227,13 +227,37 @@ class PartStore:
 # ---------------------------------------------------------------------------------------------- bundles
 
 
-class BundleData:
-    """A bundle on disk. Plans, shaders and weights are read, and checked, when asked for."""
+class OpenFiles:
+    """The files of a bundle on disk, until it is closed; `origin` is how messages call the bundle."""
 
     def __init__(self, store: Store, origin: str) -> None:
         self._store: Store | None = store
-        self._plans: dict[str, Plan] = {}
         self.origin = origin
+
+    def close(self) -> None:
+        """Let go of the files. Views of shards that were handed out stay valid."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _files(self) -> Store:
+        if self._store is None:
+            raise BundleError(f"the bundle {self.origin} is closed")
+        return self._store
+
+
+class BundleData(OpenFiles):
+    """A bundle on disk. Plans, shaders and weights are read, and checked, when asked for."""
+
+    def __init__(self, store: Store, origin: str) -> None:
+        super().__init__(store, origin)
+        self._plans: dict[str, Plan] = {}
         self.manifest = self._read_manifest()
 
     @property
@@ -315,23 +339,6 @@ class BundleData:
     def gir(self) -> str:
         """The graph as IR text."""
         return _text(bytes(self._files().read("graph.gir")), "graph.gir")
-
-    def close(self) -> None:
-        """Let go of the files. Views of shards that were handed out stay valid."""
-        if self._store is not None:
-            self._store.close()
-            self._store = None
-
-    def __enter__(self) -> BundleData:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    def _files(self) -> Store:
-        if self._store is None:
-            raise BundleError(f"the bundle {self.origin} is closed")
-        return self._store
 
     def _read_manifest(self) -> Manifest:
         data = manifest_json(self._files(), self.origin)

@@ -131,23 +131,13 @@ class Executable:
         Raises InputError for inputs that do not fit, DeviceError if the device fails, ClosedError after `close`."""
         arrays = self._check(inputs)
         player, staging = self._start(arrays)
-        try:
-            result: dict[str, Array] = player.finish(staging, self._unpack)
-        except Exception:
-            self._open_player()  # closed from another thread meanwhile: say that instead
-            raise
-        return result
+        return self._finish(player, staging)
 
     async def run_async(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Like `run`, without blocking the event loop while the GPU works. Several runs may be awaited at once."""
         arrays = self._check(inputs)
         player, staging = self._start(arrays)
-        try:
-            result: dict[str, Array] = await player.finish_async(staging, self._unpack)
-        except Exception:
-            self._open_player()
-            raise
-        return result
+        return await self._finish_async(player, staging)
 
     def dispatch(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Run once on GPU buffers by port name, without waiting: the queue orders it. The buffers hold whole 32-bit
@@ -165,24 +155,30 @@ class Executable:
 
         Arrays are checked as in `run`, buffers as in `dispatch`."""
         player, staging, ports = self._start_bound(inputs, outputs, read)
-        if staging is None:
-            return {}
-        try:
-            result: dict[str, Array] = player.finish(staging, lambda data: self._unpack(data, ports))
-        except Exception:
-            self._open_player()
-            raise
-        return result
+        return {} if staging is None else self._finish(player, staging, ports)
 
     async def run_bound_async(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
     ) -> dict[str, Array]:
         """`run_bound`, without blocking the event loop."""
         player, staging, ports = self._start_bound(inputs, outputs, read)
-        if staging is None:
-            return {}
+        return {} if staging is None else await self._finish_async(player, staging, ports)
+
+    def _finish(self, player: Player, staging: Any, names: Collection[str] | None = None) -> dict[str, Array]:
+        """Wait for a run; its outputs (those in `names`, if given) as arrays."""
         try:
-            result: dict[str, Array] = await player.finish_async(staging, lambda data: self._unpack(data, ports))
+            result: dict[str, Array] = player.finish(staging, lambda data: self._unpack(data, names))
+        except Exception:
+            self._open_player()  # closed from another thread meanwhile: say that instead
+            raise
+        return result
+
+    async def _finish_async(
+        self, player: Player, staging: Any, names: Collection[str] | None = None
+    ) -> dict[str, Array]:
+        """`_finish`, without blocking the event loop."""
+        try:
+            result: dict[str, Array] = await player.finish_async(staging, lambda data: self._unpack(data, names))
         except Exception:
             self._open_player()
             raise

@@ -11,11 +11,9 @@ import hashlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Protocol
 
-from gpucompile.errors import BundleError
-from gpucompile.runtime.bundle import BundleData, BundleLike, PartStore, Store, manifest_json, open_store
+from gpucompile.runtime.bundle import BundleData, BundleLike, OpenFiles, PartStore, Store, manifest_json, open_store
 from gpucompile.runtime.checks import DTYPE_BITS, SHA256, require
 from gpucompile.runtime.format import HostNode, PartitionManifest, Slot, from_json
 
@@ -39,12 +37,11 @@ class PartitionedLike(Protocol):
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
-class PartitionedData:
+class PartitionedData(OpenFiles):
     """A bundle in parts on disk. Parts are read, and checked, when asked for."""
 
     def __init__(self, store: Store, origin: str) -> None:
-        self._store: Store | None = store
-        self.origin = origin
+        super().__init__(store, origin)
         self.manifest = from_json(PartitionManifest, manifest_json(store, origin), "manifest.json")
         check_partition(self.manifest, "manifest.json")
 
@@ -70,23 +67,6 @@ class PartitionedData:
         require(len(data) == part.size, f"{name}: {len(data)} bytes, the manifest says {part.size}")
         require(hashlib.sha256(data).hexdigest() == part.sha256, f"{name}: content does not match its sha256")
         return data
-
-    def close(self) -> None:
-        """Let go of the files."""
-        if self._store is not None:
-            self._store.close()
-            self._store = None
-
-    def __enter__(self) -> PartitionedData:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    def _files(self) -> Store:
-        if self._store is None:
-            raise BundleError(f"the bundle {self.origin} is closed")
-        return self._store
 
 
 def check_partition(m: PartitionManifest, where: str) -> None:

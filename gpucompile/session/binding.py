@@ -120,9 +120,7 @@ class IOBinding:
     def _make(self, name: str, location: str) -> Tensor:
         session = self._session
         program = session._program(session._dims_of(self._inputs))
-        port = program.outputs[name]
-        tensor, give_back = session._pool.take(port.dtype, port.shape)
-        return Tensor(port.dtype, port.shape, location, ml_tensor=tensor, release=give_back)
+        return session._pool.output(program.outputs[name], location)
 
     def _known(self, name: str, kind: str) -> str:
         header = self._session._header

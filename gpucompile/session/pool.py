@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 
 from gpucompile.ir.types import DataType, TensorType
+from gpucompile.runtime.format import Port
+from gpucompile.session.tensor import Tensor
 from gpucompile.webnn.context import MLContext
 from gpucompile.webnn.objects import MLTensor
 
@@ -38,6 +40,11 @@ class Pool:
                 self.bytes += tensor.gpu_buffer.size
                 self.peak = max(self.peak, self.bytes)
         return tensor, lambda: self._give(type, tensor)
+
+    def output(self, port: Port, location: str) -> Tensor:
+        """A Tensor for an output, which owns a tensor of the pool."""
+        tensor, give_back = self.take(port.dtype, port.shape)
+        return Tensor(port.dtype, port.shape, location, ml_tensor=tensor, release=give_back)
 
     def _give(self, type: TensorType, tensor: MLTensor) -> None:
         if tensor.destroyed:

@@ -24,6 +24,7 @@ from gpucompile.session.model import Header, ModelMetadata, NodeArg, header_of_p
 from gpucompile.session.options import Provider, SessionOptions, device_type_of, locations_of, providers_of
 from gpucompile.session.pool import Pool
 from gpucompile.session.profile import Trace
+from gpucompile.session.run import Run
 from gpucompile.session.tensor import CPU, Tensor, context_of
 from gpucompile.webnn.context import ML, MLContext
 from gpucompile.webnn.host import OpenvinoContext
@@ -164,7 +165,7 @@ class InferenceSession:
 
         An output is a numpy array, or a Tensor where its preferred location is the GPU or `fetches` has one. A run all
         of whose outputs stay on the GPU does not wait. InputError for what does not fit, before anything runs."""
-        run = _Run(self, output_names, input_feed, fetches)
+        run = Run(self, output_names, input_feed, fetches)
         with self._measured(run):
             arrays = run.program.executable.run_bound(run.inputs, run.buffers, run.read)
         return run.results(arrays)
@@ -199,7 +200,7 @@ class InferenceSession:
     async def _run_async(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], fetches: Mapping[str, Any] | None
     ) -> list[Any]:
-        run = _Run(self, output_names, input_feed, fetches)
+        run = Run(self, output_names, input_feed, fetches)
         with self._measured(run):
             arrays = await run.program.executable.run_bound_async(run.inputs, run.buffers, run.read)
         return run.results(arrays)
@@ -226,7 +227,7 @@ class InferenceSession:
             raise InputError("end_profiling: the session was opened without enable_profiling")
         return self._trace.write()
 
-    def _measured(self, run: _Run) -> Any:
+    def _measured(self, run: Run) -> Any:
         return _Nothing() if self._trace is None else self._trace.measure("run", run.names)
 
     # ------------------------------------------------------------------ programs
@@ -332,119 +333,6 @@ class InferenceSession:
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-
-class _Run:
-    """One run: everything checked, GPU tensors for the outputs at hand."""
-
-    def __init__(
-        self,
-        session: InferenceSession,
-        output_names: Sequence[str] | None,
-        feed: Mapping[str, Any],
-        fetches: Mapping[str, Any] | None,
-    ) -> None:
-        if not isinstance(feed, Mapping):
-            raise InputError(f"run: the inputs are a dict by name, not {type(feed).__name__}")
-        self.session = session
-        header = session._header
-        values = {name: _value(name, value, header) for name, value in feed.items()}
-        known = {a.name for a in header.inputs}
-        for name in values:
-            if name not in known:
-                raise InputError(f"run: there is no input {name!r}; there are {', '.join(sorted(known))}")
-        self.program = session._program(session._dims_of(values))
-        all_names = [o.name for o in header.outputs]
-        self.names = all_names if output_names is None else list(output_names)
-        fetches = dict(fetches or {})
-        for name in (*self.names, *fetches):
-            if name not in all_names:
-                raise InputError(f"run: there is no output {name!r}; there are {', '.join(all_names)}")
-        self.inputs: dict[str, Any] = {}
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                _check(f"input {name!r}", value, self.program.inputs[name])
-                value = value.gpu_buffer if value.location != CPU else value.data
-            self.inputs[name] = value
-        self.buffers: dict[str, Any] = {}
-        self.kept: dict[str, Any] = {}
-        for name, target in fetches.items():
-            port = self.program.outputs[name]
-            if isinstance(target, np.ndarray):
-                want = np.dtype(bool) if name in header.booleans and target.dtype == bool else NUMPY_DTYPES[port.dtype]
-                if target.dtype != want or target.shape != port.shape:
-                    found = f"{target.dtype}{list(target.shape)}"
-                    raise InputError(f"fetch {name!r} is {found}, the output is {port.dtype}{list(port.shape)}")
-            elif isinstance(target, Tensor):
-                _check(f"fetch {name!r}", target, port)
-                if target.location != CPU:
-                    self.buffers[name] = target.gpu_buffer
-            else:
-                raise InputError(f"fetch {name!r}: a Tensor or an array is wanted, not {type(target).__name__}")
-            self.kept[name] = target
-        self._refuse_shared()
-        for name in self.names:
-            location = session._locations[name]
-            if name not in self.kept and location != CPU:
-                port = self.program.outputs[name]
-                tensor, give_back = session._pool.take(port.dtype, port.shape)
-                self.buffers[name] = tensor.gpu_buffer
-                self.kept[name] = Tensor(port.dtype, port.shape, location, ml_tensor=tensor, release=give_back)
-        self.read = {n for n in (*self.names, *fetches) if n not in self.buffers}
-
-    def _refuse_shared(self) -> None:
-        """An output's buffer may be an input's only if everything that reads the input comes before what writes it."""
-        given = {id(b): n for n, b in self.inputs.items() if hasattr(b, "usage")}
-        seen: dict[int, str] = {}
-        for name, buffer in self.buffers.items():
-            if id(buffer) in seen:
-                raise InputError(f"outputs {seen[id(buffer)]!r} and {name!r} share a buffer")
-            seen[id(buffer)] = name
-            source = given.get(id(buffer))
-            if source is not None and not in_place(self.program.executable.plan, source, name):
-                raise InputError(
-                    f"output {name!r} and input {source!r} share a buffer, and the input is read afterwards"
-                )
-
-    def results(self, arrays: Mapping[str, np.ndarray]) -> list[Any]:
-        booleans = self.session._header.booleans
-        found: dict[str, Any] = dict(self.kept)
-        for name, array in arrays.items():
-            array = array.astype(bool) if name in booleans else array
-            target = self.kept.get(name)
-            if target is None:
-                found[name] = array
-            else:  # an array, or a tensor on the host
-                (target if isinstance(target, np.ndarray) else target.data)[...] = array
-        return [found[name] for name in self.names]
-
-
-def _value(name: str, value: Any, header: Header) -> Any:
-    """An input as an array or a Tensor."""
-    if isinstance(value, Tensor):
-        value._require_open()
-        return value
-    if not isinstance(value, (np.ndarray, np.generic, int, float)) and callable(getattr(value, "numpy", None)):
-        value = value.numpy()  # an OrtValue
-    if isinstance(value, (list, tuple)):
-        value = np.asarray(value)
-    if isinstance(value, np.ndarray) and value.dtype == bool:
-        value = value.view(np.uint8) if value.flags.c_contiguous else value.astype(np.uint8)
-    return value
-
-
-def _check(what: str, tensor: Tensor, port: Port) -> None:
-    if tensor.data_type != port.dtype or tensor.dims != port.shape:
-        raise InputError(f"{what} is {tensor!r}, {port.dtype}{list(port.shape)} is wanted")
-
-
-def in_place(plan: Plan, input: str, output: str) -> bool:
-    """Whether the last step that reads an input comes before the first one that writes an output."""
-    (source,) = (p.buffer for p in plan.inputs if p.name == input)
-    (target,) = (p.buffer for p in plan.outputs if p.name == output)
-    reads = [i for i, s in enumerate(plan.steps) if any(b.buffer == source for b in s.bindings)]
-    writes = [i for i, s in enumerate(plan.steps) if any(b.buffer == target for b in s.bindings)]
-    return not reads or not writes or max(reads) < min(writes)
 
 
 def needed_bytes(plan: Plan) -> dict[str, int]:
