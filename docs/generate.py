@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from types import CodeType
@@ -30,7 +29,7 @@ from gpucompile.ir.op import MAX_RANK, Op
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.target import DEFAULT_LIMITS, KNOWN_FEATURES, Target
 from gpucompile.webnn import limits
-from gpucompile.webnn.operators import ALIASES, OPERATORS, extra_options, op_class
+from gpucompile.webnn.operators import OPERATORS, op_class, signature
 from gpucompile.webnn.validation import DATA_TYPES
 from tests.wpt import suite
 
@@ -90,7 +89,7 @@ def document() -> str:
         text += f"\nNot there yet: {', '.join(missing)}.\n"
     text += "\n## Calls\n\nMethods of `MLGraphBuilder`: operands and parameters by position or name, options (after "
     text += "`*`) by name. Each also takes `label`.\n\n"
-    text += "\n".join(f"- `{call_of(name)}`" for name in sorted((*OPERATORS, "split"))) + "\n"
+    text += "\n".join(f"- `{name}{signature(name)}`" for name in sorted((*OPERATORS, "split"))) + "\n"
     others = sorted(name for name in imports if name not in OPERATORS and op_class(name) is not None)
     text += "\n## Beyond the specification\n\nOps that an import or a pass makes.\n\n"
     return text + "\n".join(f"- `{n}`: {headline(n)}{onnx_text(n, imports, ' ONNX: ')}" for n in others) + "\n"
@@ -112,23 +111,6 @@ def row(name: str, vectors: Counter[str], imports: dict[str, list[str]]) -> list
     cases = str(sum(1 for _ in cls.cases())) + (" (slice)" if name == "split" else "")
     onnx = "Split" if name == "split" else onnx_text(name, imports)  # which is several slices, there as here
     return [title, *marks, ranks, cases, str(vectors[name]), onnx]
-
-
-def call_of(name: str) -> str:
-    """How a builder's method is called, with the defaults of its options."""
-    if name == "split":
-        return "split(input, splits, *, axis=0)"
-    cls = op_class(name)
-    positional = OPERATORS[name]
-    names = {v: k for k, v in ALIASES.get(name, {}).items()}  # the specification's names, where they differ
-    options = [f"{o.rstrip('?')}=None" for o in cls.operands if o.endswith("?") and o.rstrip("?") not in positional]
-    for f in fields(cls):
-        if f.name not in positional:
-            value = f.default.value if isinstance(f.default, DataType) else f.default
-            options.append(f"{names.get(f.name, f.name)}={value!r}")
-    options += [f"{key}={value!r}" for key, value in extra_options(name).items()]
-    listed = [names.get(p, p) for p in positional]
-    return f"{name}({', '.join([*listed, *(['*', *options] if options else [])])})"
 
 
 def headline(name: str) -> str:

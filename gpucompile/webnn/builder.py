@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,16 @@ from gpucompile.ir.graph import Constant, Graph, Literal, Value
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.webnn.objects import MLGraph, MLOperand, MLOperandDescriptor, MLTensor
-from gpucompile.webnn.operators import ALIASES, OPERATORS, SEQUENCES, UNRESTRICTED, complete, extra_options, op_class
+from gpucompile.webnn.operators import (
+    ALIASES,
+    OPERATORS,
+    SEQUENCES,
+    UNRESTRICTED,
+    complete,
+    extra_options,
+    op_class,
+    signature,
+)
 from gpucompile.webnn.validation import (
     array_of,
     attribute,
@@ -275,15 +284,13 @@ def _method(name: str) -> Callable[..., Any]:
     def method(self: MLGraphBuilder, *args: Any, **options: Any) -> Any:
         return self._call(name, args, options)
 
-    cls = op_class(name)
-    method.__name__, method.__qualname__ = name, f"MLGraphBuilder.{name}"
-    method.__doc__ = f"({', '.join(OPERATORS[name])}, **options): {_about(cls)}"
+    method.__name__, method.__qualname__, method.__doc__ = name, f"MLGraphBuilder.{name}", op_class(name).__doc__
+    called, kind = signature(name), Parameter.POSITIONAL_OR_KEYWORD
+    label = Parameter("label", Parameter.KEYWORD_ONLY, default="")
+    method.__signature__ = called.replace(  # type: ignore[attr-defined]  # what help() and editors show
+        parameters=[Parameter("self", kind), *called.parameters.values(), label]
+    )
     return method
-
-
-def _about(cls: type[Op]) -> str:
-    options = [*(f.name for f in fields(cls)), *(o.rstrip("?") for o in cls.operands if o.endswith("?"))]
-    return f"{cls.__doc__}\n\nOptions: {', '.join(o for o in options if o not in OPERATORS[cls.name])}"
 
 
 for _name in OPERATORS:

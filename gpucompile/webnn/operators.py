@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
+from inspect import Parameter, Signature
 from typing import Any
 
 from gpucompile import ops
 from gpucompile.ir.op import Op
-from gpucompile.ir.types import TensorType
+from gpucompile.ir.types import DataType, TensorType
 
 _PARAMETERS = {
     "input": """abs arg_min,axis arg_max,axis average_pool2d batch_normalization,mean,variance cast,to ceil clamp
@@ -61,6 +63,27 @@ def op_class(name: str) -> type[Op]:
 def extra_options(name: str) -> dict[str, Any]:
     """Options that no field stands for, with their defaults."""
     return {"output_shape_rounding": "floor"} if name in _POOLS else {}
+
+
+def signature(name: str) -> Signature:
+    """How the builder's method is called, after `self`: its positional parameters, then options with their defaults."""
+    options: dict[str, Any]
+    if name == "split":
+        names, options = ["input", "splits"], {"axis": 0}
+    else:
+        cls, positional = op_class(name), OPERATORS[name]
+        specified = {ours: theirs for theirs, ours in ALIASES.get(name, {}).items()}
+        names = [specified.get(p, p) for p in positional]
+        options = {key: None for o in cls.operands if o.endswith("?") and (key := o.rstrip("?")) not in positional}
+        for f in fields(cls):
+            if f.name not in positional:
+                value = f.default.value if isinstance(f.default, DataType) else f.default
+                options[specified.get(f.name, f.name)] = value
+        options |= extra_options(name)
+    return Signature(
+        [Parameter(n, Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+        + [Parameter(n, Parameter.KEYWORD_ONLY, default=value) for n, value in options.items()]
+    )
 
 
 def complete(name: str, cls: type[Op], types: Sequence[TensorType | None], given: dict[str, Any]) -> Op:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 
 from docs import generate
+from gpucompile.webnn.builder import MLGraphBuilder
 from gpucompile.webnn.operators import OPERATORS
 
 
@@ -29,3 +31,10 @@ def test_staleness_is_found(
     assert generate.main(["--check"]) == 1 and "stale" in capsys.readouterr().out
     assert generate.main([]) == 0 and generate.FILE.read_text() == "new"
     assert generate.main(["--check"]) == 0 and "up to date" in capsys.readouterr().out
+
+
+def test_builder_methods_have_signatures() -> None:
+    """What help() and editors show: parameters, then options with their defaults."""
+    text = str(inspect.signature(MLGraphBuilder.conv2d))
+    assert text.startswith("(self, input, filter, *, bias=None, padding=(0, 0, 0, 0)") and text.endswith("label='')")
+    assert "data_type" in inspect.signature(MLGraphBuilder.cast).parameters
