@@ -1,6 +1,6 @@
 """Times every configuration of the contraction kernels on the shapes that networks really have.
 
-    python -m benchmarks kernels [--networks resnet50,...] [--shapes N] [--json OUT]
+    python -m benchmarks kernels [--networks resnet50,...|decode] [--shapes N] [--json OUT]
 
 For each shape: the configuration that the compiler would choose, the best one measured, and the floor. Many dispatches
 go into one pass, so the host's cost does not count; clocks are warmed up before, and results lie in fresh buffers.
@@ -19,13 +19,18 @@ import numpy as np
 import gpucompile
 from benchmarks import networks
 from gpucompile.frontends.onnx.importer import import_model
-from gpucompile.ir.graph import Constant
+from gpucompile.ir.graph import Constant, Graph
+from gpucompile.ir.types import DataType, TensorType
 from gpucompile.kernels.kernel import Kernel
 from gpucompile.kernels.lower import problem_of, schedule_of
 from gpucompile.kernels.schedules.base import Problem, Schedule
 from gpucompile.kernels.schedules.contraction import contraction_of
-from gpucompile.kernels.schedules.matmul import TILES, Rows, Tile, TiledMatmul
+from gpucompile.kernels.schedules.matmul import TILES, Tile, TiledMatmul
+from gpucompile.kernels.schedules.vector import Columns, Rows
 from gpucompile.kernels.view import Storage
+from gpucompile.ops.contraction import Gemm, Matmul
+from gpucompile.ops.movement import Transpose
+from gpucompile.ops.softmax import Softmax
 from gpucompile.passmanager.base import Context
 from gpucompile.passmanager.manager import PassManager
 from gpucompile.plan.storage import assign
@@ -46,7 +51,7 @@ def shapes(names: list[str], target: gpucompile.Target) -> list[Shape]:
     """The distinct contractions of some networks, the most expensive first."""
     found: dict[str, Shape] = {}
     for name in names:
-        graph = import_model(networks.cached(name))
+        graph = decode_step() if name == "decode" else import_model(networks.cached(name))
         PassManager("default").run(graph, Context(target))
         views = assign(graph).views
         for node in graph.nodes:
@@ -57,7 +62,7 @@ def shapes(names: list[str], target: gpucompile.Target) -> list[Shape]:
             if c is None:
                 continue
             schedule = schedule_of(problem)
-            if not isinstance(schedule, (TiledMatmul, Rows)):
+            if not isinstance(schedule, (TiledMatmul, Rows, Columns)):
                 continue
             op = problem.anchor.op  # type: ignore[union-attr]
             strides = getattr(op, "strides", "")
@@ -66,6 +71,25 @@ def shapes(names: list[str], target: gpucompile.Target) -> list[Shape]:
             old = found.get(key)
             found[key] = Shape(key, problem, schedule, 2 * c.batch * c.m * c.n * c.k, 1 + (old.count if old else 0))
     return sorted(found.values(), key=lambda s: -s.flops * s.count)
+
+
+def decode_step() -> Graph:
+    """One query over caches of keys and values of several sizes, and products with weights of GPT-2's sizes."""
+    graph, outputs = Graph("decode"), {}
+    rng = np.random.default_rng(0)
+    for heads, slots, features in ((12, 256, 64), (12, 1024, 64), (12, 4096, 64), (32, 2048, 128)):
+        name = f"{heads}x{slots}x{features}"
+        cache = TensorType(DataType.FLOAT32, (1, heads, slots, features))
+        q = graph.add_input(f"q{name}", TensorType(DataType.FLOAT32, (1, heads, 1, features)))
+        keys = graph.add(Transpose((0, 1, 3, 2)), graph.add_input(f"k{name}", cache))
+        scores = graph.add(Softmax(3), graph.add(Matmul(), q, keys))
+        outputs[f"y{name}"] = graph.add(Matmul(), scores, graph.add_input(f"v{name}", cache))
+    for k, n in ((768, 768), (768, 2304), (768, 3072), (3072, 768), (768, 32000)):
+        x = graph.add_input(f"x{k}x{n}", TensorType(DataType.FLOAT32, (1, k)))
+        weights = graph.constant(rng.standard_normal((k, n), dtype=np.float32))
+        outputs[f"y{k}x{n}"] = graph.add(Gemm(), x, weights)
+    graph.set_outputs(outputs)
+    return graph
 
 
 class Timer:
@@ -156,14 +180,19 @@ class Timer:
 
 def candidates(shape: Shape, most: int) -> list[Any]:
     """The default configuration first, then the most promising others of every tile."""
+    if isinstance(shape.schedule, (Rows, Columns)):
+        return list(dict.fromkeys(shape.schedule.configs(shape.problem))) + TiledMatmul().configs(shape.problem)[:2]
     configs = shape.schedule.configs(shape.problem)
-    if isinstance(shape.schedule, Rows):
-        return list(dict.fromkeys(configs))
     out = list(configs[:3])
     for tile in TILES:  # without a split, and the two best splits
         same = [c for c in configs if replace(c, splits=1, unroll=tile.unroll) == tile]
         out += [c for c in same if c.splits == 1] + same[:3]
     return list(dict.fromkeys(out))[:most]
+
+
+def emit(shape: Shape, config: Any) -> list[Kernel]:
+    schedule = TiledMatmul() if isinstance(config, Tile) else shape.schedule
+    return schedule.emit(shape.problem, config)
 
 
 def short(config: Any) -> str:
@@ -193,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
         if time.perf_counter() - begin > args.seconds:
             break
         configs = candidates(shape, args.configs)
-        prepared = [timer.prepare(shape.schedule.emit(shape.problem, c)) for c in configs]
+        prepared = [timer.prepare(emit(shape, c)) for c in configs]
         rows = list(zip(timer.seconds(prepared), configs, strict=True))
         timer.release()
         chosen = rows[0]

@@ -133,7 +133,7 @@ class Function:
         position = view.position(coords)
         if width == 1:
             return self.let(self.kernel.read(view, position, 1))
-        base, step = _split_lane(position)
+        base, step = split_lane(position)
         if step == 1:
             return self.let(self.kernel.read(view, base, 4))
         return self._by_lane(self.type_of(view.type.dtype, 4), lambda i: self.read(view, _lane(coords, i), 1))
@@ -243,7 +243,7 @@ class Function:
             self.line(self.kernel.write(view, position, 1, name))
             return
         ragged = [g for g in guards if not _uniform(g, width)]
-        base, step = _split_lane(position)
+        base, step = split_lane(position)
         if step == 1 and not ragged:
             self.line(self.kernel.write(view, base, 4, name))
             return
@@ -279,7 +279,7 @@ def float_literal(x: float) -> str:
     return nonfinite(number) or repr(number)
 
 
-def _split_lane(position: Index) -> tuple[Index, int | None]:
+def split_lane(position: Index) -> tuple[Index, int | None]:
     """position = base + step * lane; step None where it depends on the lane in another way."""
     base = position.substitute({LANE: Index()})
     difference = position - base
@@ -296,7 +296,7 @@ def _uniform(guard: tuple[Index, int, int], width: int) -> bool:
     index, low, high = guard
     if width == 1 or LANE not in index.variables:
         return True
-    base, step = _split_lane(index)
+    base, step = split_lane(index)
     aligned = step == 1 and base.divisible(4) and low % 4 == 0 and high % 4 == 0
     return aligned or (index.range[0] >= low and index.range[1] < high)
 

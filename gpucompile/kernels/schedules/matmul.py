@@ -1,4 +1,4 @@
-"""Contractions: in tiles through workgroup memory, or row by row where there are few rows.
+"""Contractions in tiles through workgroup memory; `vector` has those of few rows.
 
 Which tile is best depends on the shape and on the device: a large tile reads less memory for each product, a small one
 makes enough workgroups to fill the device; where even small tiles do not, k is split over workgroups and a second
@@ -20,13 +20,11 @@ from gpucompile.kernels.schedules.base import (
     MAX_ITERATIONS,
     Problem,
     Schedule,
-    power_of_two,
     require_iterations,
     threads_for,
 )
 from gpucompile.kernels.schedules.contraction import Contraction, contraction_of, wide
 from gpucompile.kernels.view import COMPUTE_TYPE, Storage, View
-from gpucompile.ops.contraction import prefers_rows
 
 LANES = Index.var(LANE, 4)
 
@@ -137,7 +135,7 @@ class TiledMatmul(Schedule):
         )
         edge = ((m, 0, c.m), (n4, 0, c.n))
         if splits == 1:
-            store = _store(kernel, c, [("s", 0), ("z", 0), ("m", 0), ("n", 0)], (z, m, n4), edge, 4)
+            store = store_result(kernel, c, [("s", 0), ("z", 0), ("m", 0), ("n", 0)], (z, m, n4), edge, 4)
             partials = None
         else:
             partials = _partials(splits, c)
@@ -180,47 +178,7 @@ def serial_time(c: Contraction, tile: Tile) -> float:
     return padded * (1.0 + 2.0 * (1 / tile.tm + 1 / tile.tn) + 2.0 * (1 / tile.bm + 1 / tile.bn))
 
 
-class Rows(Schedule):
-    """For at most four rows and a B stored as [n, k]: a matrix-vector product, bound by reading B once."""
-
-    name = "rows"
-
-    def match(self, problem: Problem) -> bool:
-        c = contraction_of(problem.anchor)
-        return c is not None and c.rows and c.batch == 1 and prefers_rows(c.m)
-
-    def configs(self, problem: Problem) -> list[tuple[int, int]]:
-        c = contraction_of(problem.anchor)
-        assert c is not None
-        most = min(128, problem.target.limit("max-compute-invocations-per-workgroup"))
-        lanes = power_of_two(-(-c.k // 16), most)
-        columns = 4 if c.n >= 4 * 4 * problem.target.cores else 2
-        return [(lanes, columns), (lanes, 1), (lanes, 2), (lanes, 4), (max(1, lanes // 2), 4)]
-
-    def emit(self, problem: Problem, config: Any) -> list[Kernel]:
-        c = contraction_of(problem.anchor)
-        assert c is not None
-        lanes, columns = config
-        lanes = max(lanes, power_of_two(c.m * columns, 64))  # every sum needs an invocation to store it
-        extent = -(-c.k // 4)
-        require_iterations(problem, -(-extent // lanes))
-        z, m, n = Index(), Index.var("m", c.m), Index.var("n", -(-c.n // columns) * columns)
-        k = Index.var("k", extent) * 4 + LANES
-        kernel = problem.builder()
-        coords, guards = c.a_at(z, m, k)
-        load_a = kernel.load("load_a", c.a, [("m", 0), ("k", 0)], coords, 4, ((k, 0, c.k), *guards))
-        load_b = kernel.load("load_b", c.b, [("n", 0), ("k", 0)], c.b_at(z, k, n), 4, ((n, 0, c.n), (k, 0, c.k)))
-        store = _store(kernel, c, [("m", 0), ("n", 0)], (z, m, Index.var("n", c.n)), (), 1)
-        return [
-            kernel.finish(
-                "rows", -(-c.n // columns), (lanes, 1, 1), 4 * c.m * columns * lanes,
-                load_a=load_a, load_b=load_b, store=store, rows=c.m, columns=columns, count=c.n, extent=extent,
-                lanes=lanes,
-            )
-        ]  # fmt: skip
-
-
-def _store(
+def store_result(
     kernel: KernelBuilder,
     c: Contraction,
     params: list[tuple[str, int]],
@@ -257,7 +215,7 @@ def _add_partials(problem: Problem, c: Contraction, partials: View, splits: int)
         fn.read(partials, (Index.var("s", splits), z, m, columns), width), wide(COMPUTE_TYPE[DataType.FLOAT32], width)
     )
     kernel.functions.append(fn.text())
-    store = _store(kernel, c, [("i", 0)], (z, m, columns), (), width)
+    store = store_result(kernel, c, [("i", 0)], (z, m, columns), (), width)
     threads = threads_for(vectors, problem.target)
     return kernel.finish(
         "partials", -(-vectors // threads), (threads, 1, 1), count=vectors, splits=splits, load="load_p", store=store
