@@ -193,9 +193,9 @@ class DynamicExecutable:
             return [dict(key) for key in self._cache]
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the GPU by kind, of all cached sizes: input, output, weight (each once), scratch, staging."""
+        """Bytes on the GPU by kind, of all cached sizes: input, output, state, weight (each once), scratch, staging."""
         with self._lock:
-            total = dict.fromkeys(("input", "output", "weight", "scratch", "staging"), 0)
+            total = dict.fromkeys(("input", "output", "state", "weight", "scratch", "staging"), 0)
             for entry in self._cache.values():
                 for kind, size in entry.executable.memory().items():
                     total[kind] += size

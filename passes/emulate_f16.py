@@ -6,7 +6,8 @@
     cast(h: f16) as T   -> cast(h as f32) as T
     h: f16 output       -> cast(h) as f16
 
-What only moves or chooses elements is not rounded again. Large constants stay float16 and are read through a cast.
+What only moves or chooses elements is not rounded again. update-slice, which writes a few elements of many, keeps its
+float16 where these are whole words. Large constants stay float16 and are read through a cast.
 Products and sums are exact in float32 before they are rounded, so that add, sub, mul, div and sqrt give the very bits
 that float16 arithmetic gives. Nothing happens if the target has shader-f16. Linear time.
 """
@@ -26,6 +27,7 @@ from gpucompile.ops.gather import Indexed
 from gpucompile.ops.logical import Cast, Where
 from gpucompile.ops.pool import MaxPool2d
 from gpucompile.ops.reduction import ReduceMax, ReduceMin
+from gpucompile.ops.update import UpdateSlice
 from gpucompile.passmanager.base import Context, Pass
 
 F16, F32 = DataType.FLOAT16, DataType.FLOAT32
@@ -42,17 +44,22 @@ class EmulateF16(Pass):
         if not F16.packed(ctx.target.features):
             return False
         wide: dict[Value, Value] = {}
-        old: list[Node] = []
+        old: dict[Node, None] = {}
         for node in graph.nodes:
             halves = any(v.type.dtype is F16 for v in (*node.operand_values, *node.outputs))
-            if halves and not isinstance(node.op, Constant):
+            if isinstance(node.op, UpdateSlice) and node.op.whole_words(node.operand_values[2].type):
+                node.inputs = tuple(
+                    graph.add(Cast(F16), wide[v], before=node) if v.producer in old and v in wide else v
+                    for v in node.operand_values
+                )
+            elif halves and not isinstance(node.op, Constant):
                 _widen(graph, node, wide)
-                old.append(node)
+                old[node] = None
         if not old:
             return False
         outputs = {}
         for name, v in zip(graph.output_names, graph.outputs, strict=True):
-            outputs[name] = graph.add(Cast(F16), wide[v], name=v.name) if v in wide else v
+            outputs[name] = graph.add(Cast(F16), wide[v], name=v.name) if v in wide and v.producer in old else v
         graph.set_outputs(outputs)
         for node in reversed(old):
             graph.remove(node)

@@ -67,7 +67,7 @@ class Fuse(Pass):
         for node in graph.nodes:
             if not isinstance(node.op, (Elementwise, Movement, Constant, Fused)) and len(node.outputs) == 1:
                 group = groups[node] = _Group(node, node, {node: None})
-                if self.epilogues and not isinstance(node.op, Scatter):  # two kernels write its result
+                if self.epilogues and not isinstance(node.op, Scatter):  # two kernels write its result, or one in place
                     self._epilogue(group, groups, limit, ctx)
         if self.prologues:
             for group in list(dict.fromkeys(groups.values())):

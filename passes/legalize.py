@@ -32,6 +32,7 @@ from gpucompile.ops.logical import Cast
 from gpucompile.ops.movement import Concat, Reshape, Transpose
 from gpucompile.ops.normalize import BatchNormalization, InstanceNormalization, LayerNormalization
 from gpucompile.ops.pool import Pool2d
+from gpucompile.ops.update import UpdateSlice
 from gpucompile.passes import _quantize
 from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passmanager.base import Context, Pass
@@ -189,6 +190,8 @@ def widen_bytes(graph: Graph, node: Node, ctx: Context) -> Value | None:
     """A scatter of 8-bit elements writes single bytes of shared words; in 32 bits it does not. The results of
     reductions and pooling are single elements too."""
     dtype = node.operand_values[0].type.dtype
+    if isinstance(node.op, UpdateSlice) and node.op.whole_words(node.operand_values[2].type):
+        return None
     if dtype.bits != 8 or node.output.type.dtype != dtype:
         return None
     wide = Cast(DataType.INT32 if dtype.is_signed else DataType.UINT32)

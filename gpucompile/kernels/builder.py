@@ -98,6 +98,13 @@ class KernelBuilder:
             slot.writes.append(runs)
         return self._access("write", slot, position, width, value)
 
+    def keep(self, view: View) -> None:
+        """Note that the kernel leaves what it does not write of a view as it was: it counts as reading it."""
+        runs = _runs(view, self.label)
+        slot = self.slot(view)
+        if runs not in slot.reads:
+            slot.reads.append(runs)
+
     def _access(self, kind: str, slot: _Slot, position: Index, width: int, value: str) -> str:
         aligned = width == 4 and position.divisible(4)
         if aligned:

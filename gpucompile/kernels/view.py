@@ -12,12 +12,13 @@ from typing import Literal
 from gpucompile.ir.index import Index, dot, strides_of
 from gpucompile.ir.types import DataType, TensorType
 
-StorageKind = Literal["input", "output", "weight", "scratch"]
+StorageKind = Literal["input", "output", "state", "weight", "scratch"]
 
 
 @dataclass(eq=False)
 class Storage:
-    """A range of bytes: a model input or output, a weight, or scratch memory of arena `arena`.
+    """A range of bytes: a model input or output, both in one (an input that is updated in place), a weight, or scratch
+    memory of arena `arena`.
 
     Only the planner changes it after creation. `array` holds the data of a weight."""
 

@@ -195,10 +195,10 @@ def _binding(a: Argument, where: dict[Storage, tuple[int, int]]) -> Binding:
 
 
 def _port(name: str, view: View, buffers: list[Buffer], where: dict[Storage, tuple[int, int]]) -> Port:
-    kind = view.storage.kind
-    buffers.append(Buffer(kind, _padded(view.storage), name))
-    where[view.storage] = (len(buffers) - 1, 0)
-    return Port(name, view.type.dtype.value, view.type.shape, len(buffers) - 1)
+    if view.storage not in where:  # a state is an input and an output
+        where[view.storage] = (len(buffers), 0)
+        buffers.append(Buffer(view.storage.kind, _padded(view.storage), name))
+    return Port(name, view.type.dtype.value, view.type.shape, where[view.storage][0])
 
 
 def _pack_scratch(

@@ -2,7 +2,8 @@
 
 In: a fused graph. Out: a `View` for every value. In four steps:
 
-1. outputs: a result of the model lies in its own buffer.
+1. outputs: a result of the model lies in its own buffer; one that is an input with a slice written into it, and that
+   nothing else reads, in the input's: a state.
 2. backwards: the operands of a concat are placed inside its result (written side by side, never copied); the operand of
    a reshape is placed where the reshape's result must lie.
 3. forwards: remaining reshapes and slices become views of their operand.
@@ -21,6 +22,7 @@ from gpucompile.kernels.view import Storage, View, storage_bytes
 from gpucompile.ops.categories import Elementwise
 from gpucompile.ops.fused import Fused
 from gpucompile.ops.movement import Concat, Reshape, Slice
+from gpucompile.ops.update import UpdateSlice
 from gpucompile.runtime.nibbles import pack_nibbles
 
 
@@ -41,7 +43,11 @@ def assign(graph: Graph, in_place: bool = True) -> Assignment:
     for v in graph.inputs:
         views[v] = View.whole(Storage("input", storage_bytes(v.type), v.name), v.type)
     for name, v in zip(graph.output_names, graph.outputs, strict=True):
-        views[v] = View.whole(Storage("output", storage_bytes(v.type), name), v.type)
+        source = updated_operand(v.producer)
+        if source is not None and source.producer is None and source.use_count == 1:
+            views[source] = views[v] = View.whole(Storage("state", storage_bytes(v.type), name), v.type)
+        else:
+            views[v] = View.whole(Storage("output", storage_bytes(v.type), name), v.type)
     for node in graph.nodes:
         if isinstance(node.op, Constant):
             v = node.output
@@ -201,8 +207,29 @@ def _share_in_place(graph: Graph, out: Assignment) -> None:
         out.views[v] = current(view)
 
 
+def updated_operand(node: Node | None) -> Value | None:
+    """The operand whose elements a node leaves where they are but for a slice: nothing is copied if the result takes its
+    place."""
+    if node is None:
+        return None
+    if isinstance(node.op, UpdateSlice):
+        return node.operand_values[0]
+    if not isinstance(node.op, Fused):
+        return None
+    anchor = find_anchor(node.op.body)
+    if anchor is None or not isinstance(anchor.op, UpdateSlice) or node.op.body.outputs != anchor.outputs:
+        return None
+    inner = anchor.operand_values[0]
+    if inner.producer is not None or inner.use_count != 1:
+        return None
+    return node.operand_values[node.op.body.inputs.index(inner)]
+
+
 def in_place_operands(node: Node) -> Sequence[Value]:
     """The operands that are read only at the element being written, so that the result may take their place."""
+    updated = updated_operand(node)
+    if updated is not None:
+        return [updated] if updated.constant is None else []
     if isinstance(node.op, Elementwise):
         return [v for v in node.operand_values if v.type == node.output.type and v.constant is None]
     if not isinstance(node.op, Fused):

@@ -1,12 +1,13 @@
 """Proving a plan before anything runs it.
 
-The verifier plays the plan with owners instead of numbers. Every byte of scratch and output memory has an owner: the
+The verifier plays the plan with owners instead of numbers. Every byte of scratch, output and state memory has an owner: the
 number of the tensor (`Region.value`) that was written there last, or nobody. Then, step by step:
 
     structure   indices, alignment, sizes, grids, bindings (what the bundle reader checks too), limits in `requires`
     bindings    every region lies inside a binding with enough access, every binding has a region
     hazards     within a step, what is written overlaps neither another write nor a read, except exactly in place
-    reads       every byte read belongs to the tensor the step says it reads: written before, not overwritten since
+    reads       every byte read belongs to the tensor the step says it reads: written before, not overwritten since;
+                what is in a state before anything wrote there is one tensor
     end         every byte of every output was written, by one tensor
 
 Bytes between two neighbouring region ends are never told apart, so owners are kept per such interval (coordinate
@@ -172,7 +173,9 @@ class _Owners:
 
     def __init__(self, plan: Plan, where: str) -> None:
         self._plan, self._where = plan, where
-        self._tracked = {i for i, b in enumerate(plan.buffers) if b.kind in ("scratch", "output")}
+        self._tracked = {i for i, b in enumerate(plan.buffers) if b.kind in ("scratch", "output", "state")}
+        self._before: dict[int, int] = {}  # the tensor that a state holds at first, once somebody has read it
+        self._written = {r.value for step in plan.steps for r in step.writes}
         self._index: dict[tuple[int, _Span], npt.NDArray[np.int64] | slice] = {}
         self._cuts: dict[int, npt.NDArray[np.int64]] = {}
         self._owner: dict[int, npt.NDArray[np.int64]] = {}
@@ -210,6 +213,7 @@ class _Owners:
         """Every step: check the reads, then record the writes. At the end: check the outputs."""
         for number, step in enumerate(self._plan.steps):
             for r, where in self._regions(step.reads):
+                self._read_before(r, where)
                 found = self._owner[r.buffer][where]
                 wrong = found[found != r.value]
                 if len(wrong):
@@ -219,6 +223,13 @@ class _Owners:
             for r, where in self._regions(step.writes):
                 self._owner[r.buffer][where] = r.value
         self._check_outputs()
+
+    def _read_before(self, r: Region, where: npt.NDArray[np.int64] | slice) -> None:
+        """Let the tensor that a state is first read as own what nobody has written there."""
+        if self._plan.buffers[r.buffer].kind == "state" and r.value not in self._written:
+            if self._before.setdefault(r.buffer, r.value) == r.value:
+                owner = self._owner[r.buffer]
+                owner[where] = np.where(owner[where] == _NOBODY, r.value, owner[where])
 
     def _check_outputs(self) -> None:
         for port in self._plan.outputs:

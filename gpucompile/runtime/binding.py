@@ -5,6 +5,9 @@
 Only the steps that touch an input or output get bind groups of their own. The last KEPT combinations stay ready, which
 keeps their buffers from being garbage (not from being destroyed). A buffer that cannot be bound (no STORAGE usage, or
 smaller than what shaders bind, which are whole vectors of 16 bytes) is copied from or to instead.
+
+A state is an input and an output in one buffer, which the run updates in place: the output's, if one is given. Then the
+input is copied there first, unless it is given as the same buffer.
 """
 
 from __future__ import annotations
@@ -46,13 +49,16 @@ class Bindings:
         own: Sequence[Any],
         group: Callable[[int, Sequence[Any]], Any],
         record: Callable[[dict[int, Any]], Sequence[Callable[[Any], None]]],
+        make_states: Callable[[], None],
     ) -> None:
         self._plan, self._own, self._group, self._record = plan, own, group, record
+        self._make_states = make_states
         self._handle = device.handle
         self._storage = int(device.api.BufferUsage.STORAGE)
         self._ready: OrderedDict[tuple[int, ...], Bound] = OrderedDict()
         ports = [p.buffer for p in (*plan.inputs, *plan.outputs)]
-        self._shared = {b for b in ports if ports.count(b) > 1}
+        self._states = {p.buffer: i for i, p in enumerate(plan.inputs) if plan.buffers[p.buffer].kind == "state"}
+        self._shared = {b for b in ports if ports.count(b) > 1} - set(self._states)
         self._bytes = dict.fromkeys(ports, 0)  # what the shaders bind of a port's buffer
         self._steps: dict[int, list[int]] = {b: [] for b in ports}
         for i, step in enumerate(plan.steps):
@@ -89,12 +95,19 @@ class Bindings:
         return sum(size for _, _, size in (*bound.copies_in, *bound.copies_out))
 
     def _bind(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> Bound:
+        if self._states and self.needs_states(inputs, outputs):
+            self._make_states()
         buffers = list(self._own)
         copies: tuple[list[Copy], list[Copy]] = [], []
         touched: set[int] = set()
         pairs = [(p, b, False) for p, b in zip(self._plan.inputs, inputs, strict=True)]
         pairs += [(p, b, True) for p, b in zip(self._plan.outputs, outputs, strict=True)]
         for port, buffer, is_output in pairs:
+            if port.buffer in self._states:
+                if is_output:
+                    self._bind_state(port, inputs[self._states[port.buffer]], buffer, buffers, copies)
+                    touched.update(self._steps[port.buffer] if buffers[port.buffer] is buffer else ())
+                continue
             if buffer is None:
                 continue
             if self._fits(port, buffer):
@@ -106,6 +119,29 @@ class Bindings:
                 copies[0].append((buffer, self._own[port.buffer], port_bytes(port)))
         records = self._record({i: self._group(i, buffers) for i in sorted(touched)})
         return Bound(tuple(copies[0]), records, tuple(copies[1]), (*inputs, *outputs))
+
+    def _bind_state(
+        self, port: Port, given: Any, taken: Any, buffers: list[Any], copies: tuple[list[Copy], list[Copy]]
+    ) -> None:
+        """Have the steps work in the output's buffer, or else in the player's own, on what the input holds (None: what
+        was written to the player's own)."""
+        own, size = self._own[port.buffer], port_bytes(port)
+        place = taken if taken is not None and self._fits(port, taken) else own
+        source = own if given is None else given
+        if source is not place:
+            copies[0].append((source, place, size))
+        if taken is not None and taken is not place:
+            copies[1].append((place, taken, size))
+        buffers[port.buffer] = place
+
+    def needs_states(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> bool:
+        """Whether a run on these buffers needs one of the player's own states."""
+        ends = {p.buffer: (p, b) for p, b in zip(self._plan.outputs, outputs, strict=True)}
+        for buffer, number in self._states.items():
+            port, taken = ends[buffer]
+            if inputs[number] is None or taken is None or not self._fits(port, taken):
+                return True
+        return False
 
     def _fits(self, port: Port, buffer: Any) -> bool:
         return (

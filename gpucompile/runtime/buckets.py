@@ -176,9 +176,9 @@ class BucketExecutable(Executable):
     # ------------------------------------------------------------------ life
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the GPU by kind, of all buckets in use: input, output, weight (each once), scratch, staging."""
+        """Bytes on the GPU by kind, of all buckets in use: input, output, state, weight (each once), scratch, staging."""
         with self._lock:
-            total = dict.fromkeys(("input", "output", "weight", "scratch", "staging"), 0)
+            total = dict.fromkeys(("input", "output", "state", "weight", "scratch", "staging"), 0)
             for part in self._parts.values():
                 for kind, size in part.memory().items():
                     total[kind] += size

@@ -71,6 +71,7 @@ def check_plan(
         _check_step(plan, step, f"{where}.steps[{i}]")
     _check_ports(plan, plan.inputs, "input", f"{where}.inputs")
     _check_ports(plan, plan.outputs, "output", f"{where}.outputs")
+    _check_states(plan, where)
     if ports is not None:
         for kind, mine, promised in (("inputs", plan.inputs, ports[0]), ("outputs", plan.outputs, ports[1])):
             same = len(mine) == len(promised) and all(map(_is_as_promised, mine, promised))
@@ -192,7 +193,7 @@ def _check_ports(plan: Plan, ports: Sequence[Port], kind: str, where: str) -> No
         require(len(port.shape) <= 32, f"{at}: rank {len(port.shape)} is above 32")
         require(port.buffer < len(plan.buffers), f"{at}: buffer {port.buffer} does not exist")
         buffer = plan.buffers[port.buffer]
-        require(buffer.kind == kind, f"{at}: {kind} {port.name!r} lies in a buffer of kind {buffer.kind}")
+        require(buffer.kind in (kind, "state"), f"{at}: {kind} {port.name!r} lies in a buffer of kind {buffer.kind}")
         need = port_bytes(port)
         require(
             need <= buffer.size,
@@ -201,4 +202,17 @@ def _check_ports(plan: Plan, ports: Sequence[Port], kind: str, where: str) -> No
         require(kind == "output" or port.buffer not in used, f"{at}: two inputs share buffer {port.buffer}")
         used.add(port.buffer)
     for index, buffer in enumerate(plan.buffers):
-        require(buffer.kind != kind or index in used, f"{where}: no port for {kind} buffer {index}")
+        require(
+            buffer.kind not in (kind, "state") or index in used, f"{where}: no port for {buffer.kind} buffer {index}"
+        )
+
+
+def _check_states(plan: Plan, where: str) -> None:
+    """A state is one input and one output of the same type."""
+    ends = {p.buffer: p for p in plan.outputs}
+    for port in plan.inputs:
+        if plan.buffers[port.buffer].kind == "state":
+            out = ends[port.buffer]
+            same = (out.dtype, out.shape) == (port.dtype, port.shape)
+            once = sum(p.buffer == port.buffer for p in plan.outputs) == 1
+            require(same and once, f"{where}: input {port.name!r} and output {out.name!r} are no one state")

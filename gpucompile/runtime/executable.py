@@ -218,9 +218,11 @@ class Executable:
     # ------------------------------------------------------------------ life
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the GPU by kind: input, output, weight, scratch, staging."""
+        """Bytes on the GPU by kind: input, output, state (made when a run needs it), weight, scratch, staging."""
+        player = self._open_player()
         kinds: tuple[BufferKind, ...] = ("input", "output", "weight", "scratch")
-        return {kind: self.plan.bytes_of(kind) for kind in kinds} | {"staging": self._open_player().staging_bytes}
+        sizes = {kind: self.plan.bytes_of(kind) for kind in kinds}
+        return sizes | {"state": player.state_bytes, "staging": player.staging_bytes}
 
     @property
     def closed(self) -> bool:

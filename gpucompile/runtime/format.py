@@ -3,7 +3,7 @@
 A plan is everything a player needs and nothing it must think about:
 
     shaders   sha256 of each WGSL text, in order of first use
-    buffers   input | output | weight | scratch, sizes in bytes
+    buffers   input | output | state | weight | scratch, sizes in bytes
     steps     shader index, dispatch grid, bindings (buffer, offset, size, access)
     requires  device features and limits
 
@@ -23,7 +23,7 @@ from gpucompile.errors import BundleError
 FORMAT_VERSION = 1
 SHARD_BYTES = 24 * 1024 * 1024  # a shard stays below the 25 MB that many web hosts allow a static file
 
-BufferKind = Literal["input", "output", "weight", "scratch"]
+BufferKind = Literal["input", "output", "state", "weight", "scratch"]
 Access = Literal["read", "read_write"]
 Backend = Literal["wgpu", "onnxruntime", "onnx-reference"]
 #: An extent of a shape; -1 where it depends on data.
@@ -41,7 +41,7 @@ class Requires:
 
 @dataclass(frozen=True)
 class Buffer:
-    """One GPU buffer. `shards` are the indices of the weight shards that fill a weight buffer, back to back."""
+    """One GPU buffer. A state is an input and an output: the steps update in place what it holds. `shards` are the indices of the weight shards that fill a weight buffer, back to back."""
 
     kind: BufferKind
     size: int

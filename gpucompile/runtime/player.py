@@ -63,16 +63,18 @@ class Player:
         self._staging_lock = threading.RLock()  # what threads do with staging buffers, and closing
         self._closed = False
         self._usage = device.api.BufferUsage
-        self.places, self.staging_bytes = _staging_layout(plan)
+        self.places, self.staging_bytes, self._with_states = _staging_layout(plan)
+        self._pipelines: _Pipelines = {}
+        self._lacks_states = any(b.kind == "state" for b in plan.buffers)  # made when a run needs them
         try:
             self._create_buffers()
             self._upload(bundle, progress)
-            pipelines = self._create_pipelines(bundle, progress)
-            self.steps: list[Step] = self._create_groups(pipelines)
+            self._pipelines = self._create_pipelines(bundle, progress)
+            self.steps: list[Step] = self._create_groups()
             self._submits = submits
-            self._records = self._record({})
-            self.bindings = Bindings(device, plan, self._buffers, self._group, self._record)
-            self._spare.append(self._create_staging())
+            self._records = [] if self._lacks_states else self._record({})
+            self.bindings = Bindings(device, plan, self._buffers, self._group, self._record, self._make_states)
+            self._spare.append(self._create_staging(self.staging_bytes))
         except BaseException:
             self.close()
             raise
@@ -80,29 +82,54 @@ class Player:
     # ------------------------------------------------------------------ creation
 
     def _create_buffers(self) -> None:
-        u = self._usage
-        usages = {
-            "input": u.STORAGE | u.COPY_DST | u.COPY_SRC,
-            "output": u.STORAGE | u.COPY_SRC | u.COPY_DST,
-            "weight": u.STORAGE | u.COPY_DST,
-            "scratch": u.STORAGE | u.COPY_SRC | u.COPY_DST,
-        }
         for i, buffer in enumerate(self.plan.buffers):
             if buffer.kind == "weight" and buffer.shards in self._weights:
                 self._buffers.append(self._weights[buffer.shards])
-                continue
-            label = buffer.name or f"{buffer.kind} {i}"
-            with self.device.guard(f"creating {buffer.kind} buffer {i} of {buffer.size:,} bytes"):
-                gpu = self.device.handle.create_buffer(label=label, size=buffer.size, usage=usages[buffer.kind])
-                self._buffers.append(gpu)
-                self._owned.append(gpu)
+            else:
+                self._buffers.append(None if buffer.kind == "state" else self._create_buffer(i))
 
-    def _create_staging(self) -> Any:
+    def _create_buffer(self, number: int) -> Any:
+        buffer, u = self.plan.buffers[number], self._usage
+        usage = u.STORAGE | u.COPY_DST if buffer.kind == "weight" else u.STORAGE | u.COPY_SRC | u.COPY_DST
+        label = buffer.name or f"{buffer.kind} {number}"
+        with self.device.guard(f"creating {buffer.kind} buffer {number} of {buffer.size:,} bytes"):
+            gpu = self.device.handle.create_buffer(label=label, size=buffer.size, usage=usage)
+        self._owned.append(gpu)
+        return gpu
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the plan's own states, as far as they exist."""
+        return 0 if self._lacks_states else self.plan.bytes_of("state")
+
+    def _make_states(self) -> None:
+        """The plan's own states, for runs to which the caller gives no buffers for them."""
+        if self._lacks_states:
+            for i, buffer in enumerate(self.plan.buffers):
+                if buffer.kind == "state" and self._buffers[i] is None:
+                    self._buffers[i] = self._create_buffer(i)
+            self._lacks_states = False
+            self.steps = self._create_groups()
+            self._records = self._record({})
+
+    def _create_staging(self, size: int) -> Any:
         u = self._usage
-        with self.device.guard(f"creating a staging buffer of {self.staging_bytes:,} bytes"):
-            return self.device.handle.create_buffer(
-                label="staging", size=self.staging_bytes, usage=u.COPY_DST | u.MAP_READ
-            )
+        with self.device.guard(f"creating a staging buffer of {size:,} bytes"):
+            return self.device.handle.create_buffer(label="staging", size=size, usage=u.COPY_DST | u.MAP_READ)
+
+    def _take_staging(self, read: Collection[int]) -> Any:
+        """A staging buffer with room for the outputs in these buffers. States are large and seldom read: only then is
+        there room for them."""
+        large = any(self.plan.buffers[b].kind == "state" for b in read)
+        size = self._with_states if large else self.staging_bytes
+        with self._staging_lock:
+            spare = next((s for s in self._spare if s.size >= size), None)
+            if spare is None:
+                spare = self._create_staging(size)
+            else:
+                self._spare.remove(spare)
+            self._flying.add(spare)
+        return spare
 
     def _upload(self, bundle: BundleLike, progress: Progress | None) -> None:
         queue, done, total = self.device.handle.queue, 0, self.plan.bytes_of("weight")
@@ -145,12 +172,15 @@ class Player:
                     progress("pipelines", done, len(wanted))
         return out
 
-    def _create_groups(self, pipelines: _Pipelines) -> list[Step]:
+    def _create_groups(self) -> list[Step]:
+        """The steps as they are recorded; those on states that do not exist yet have no bind group."""
         out = []
         with self.device.guard("creating bind groups"):
             for i, step in enumerate(self.plan.steps):
                 accesses = tuple(b.access for b in step.bindings)
-                out.append((pipelines[step.shader, accesses], self._group(i, self._buffers), *step.grid))
+                ready = all(self._buffers[b.buffer] is not None for b in step.bindings)
+                group = self._group(i, self._buffers) if ready else None
+                out.append((self._pipelines[step.shader, accesses], group, *step.grid))
         return out
 
     def _group(self, number: int, buffers: Sequence[Any]) -> Any:
@@ -184,13 +214,11 @@ class Player:
         is read of these."""
         plan, buffers, handle = self.plan, self._buffers, self.device.handle
         outputs = outputs or (None,) * len(plan.outputs)
+        if self._lacks_states and self.bindings.needs_states(inputs or (None,) * len(plan.inputs), outputs):
+            self._make_states()
         own = [p for p, b in zip(plan.outputs, outputs, strict=True) if b is None]
         read = {p.buffer for p in own if wanted is None or p.name in wanted}
-        staging = None
-        if read:
-            with self._staging_lock:
-                staging = self._spare.pop() if self._spare else self._create_staging()
-                self._flying.add(staging)
+        staging = self._take_staging(read) if read else None
         try:
             with self.device.guard("running the plan"):
                 write = handle.queue.write_buffer
@@ -238,7 +266,7 @@ class Player:
         """Wait for a run and return `read(bytes)` of its mapped staging buffer; `read` must copy what it keeps."""
         try:
             with self.device.guard("waiting for the results"):
-                self.device.map_read(staging, self.staging_bytes).sync_wait()
+                self.device.map_read(staging, staging.size).sync_wait()
                 return self._read(staging, read)
         except BaseException:
             self._drop(staging)
@@ -247,7 +275,7 @@ class Player:
     async def finish_async(self, staging: Any, read: Callable[[Any], Any]) -> Any:
         """Like `finish`, waiting in the running event loop."""
         try:
-            promise = self.device.map_read(staging, self.staging_bytes)
+            promise = self.device.map_read(staging, staging.size)
             try:
                 await promise
             except Exception as e:
@@ -294,6 +322,7 @@ class Player:
         if "timestamp-query" not in self.device.features:
             raise DeviceError(f"{self.device.name}: no timestamp-query, so steps cannot be timed")
         with self.device.guard("profiling the plan"):
+            self._make_states()
             for port, array in zip(self.plan.inputs, arrays, strict=True):
                 if array.nbytes:
                     self.device.handle.queue.write_buffer(self._buffers[port.buffer], 0, array)
@@ -329,16 +358,20 @@ class Player:
         return [float(s) for s in seconds]
 
 
-def _staging_layout(plan: Plan) -> tuple[dict[int, tuple[int, int, int]], int]:
-    """Where each output buffer goes in the staging buffer (buffer -> buffer, offset, size), and the total size."""
+def _staging_layout(plan: Plan) -> tuple[dict[int, tuple[int, int, int]], int, int]:
+    """Where each output buffer goes in the staging buffer (buffer -> buffer, offset, size), states at its end, and the
+    size without and with these."""
     places: dict[int, tuple[int, int, int]] = {}
-    at = 0
-    for port in plan.outputs:
-        size = max(port_bytes(p) for p in plan.outputs if p.buffer == port.buffer)
-        if port.buffer not in places:
+    at = plain = 0
+    for states in (False, True):
+        for port in plan.outputs:
+            if port.buffer in places or (plan.buffers[port.buffer].kind == "state") != states:
+                continue
+            size = max(port_bytes(p) for p in plan.outputs if p.buffer == port.buffer)
             places[port.buffer] = (port.buffer, at, size)
             at += (size + 7) // 8 * 8
-    return places, max(at, 8)
+        plain = plain if states else at
+    return places, max(plain, 8), max(at, 8)
 
 
 def _parts(steps: Sequence[Step], submits: int) -> list[Sequence[Step]]:

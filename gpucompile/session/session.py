@@ -300,13 +300,14 @@ class InferenceSession:
     # ------------------------------------------------------------------ memory and life
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the GPU: weights, scratch, inputs, outputs, staging of all compiled shapes; `tensors`, the outputs
+        """Bytes on the GPU: weights, scratch, inputs, outputs, states, staging of all compiled shapes; `tensors`, the outputs
         that callers hold or that wait to be used again; `total`; and `peak`, the most that there was at a time."""
         names = {
             "weight": "weights",
             "scratch": "scratch",
             "input": "inputs",
             "output": "outputs",
+            "state": "states",
             "staging": "staging",
         }
         out = dict.fromkeys(names.values(), 0)
@@ -336,8 +337,8 @@ class InferenceSession:
 
 
 def needed_bytes(plan: Plan) -> dict[str, int]:
-    """Bytes on the GPU that a plan takes: weights, scratch, inputs, outputs, staging, and their total."""
-    kinds = {"weights": "weight", "scratch": "scratch", "inputs": "input", "outputs": "output"}
+    """Bytes on the GPU that a plan takes: weights, scratch, inputs, outputs, states, staging, and their total."""
+    kinds = {"weights": "weight", "scratch": "scratch", "inputs": "input", "outputs": "output", "states": "state"}
     out = {name: plan.bytes_of(kind) for name, kind in kinds.items()}  # type: ignore[arg-type]
     out["staging"] = out["outputs"]
     return {**out, "total": sum(out.values())}

@@ -186,6 +186,17 @@ def scatter_nd(op: Any, x: Array, indices: Array, updates: Array) -> Array:
     return evaluate("ScatterND", x, safe_tuples(indices, x.shape), updates)
 
 
+@source("update_slice")
+def update_slice(op: Any, x: Array, start: Array, updates: Array) -> Array:
+    """TensorScatter, for what stands before the axis as its batch; it has an error for starts outside."""
+    lead, count, extent = x.shape[: op.axis], updates.shape[op.axis], x.shape[op.axis]
+    first = safe(start, extent if op.circular else extent - count + 1)
+    first = np.broadcast_to(first.reshape(first.shape + (1,) * (len(lead) - first.ndim)), lead).reshape(-1)
+    flat = [a.reshape(math.prod(lead), a.shape[op.axis], -1) for a in (x, updates)]
+    mode = "circular" if op.circular else "linear"
+    return evaluate("TensorScatter", *flat, first, opset=24, axis=1, mode=mode).reshape(x.shape)
+
+
 # Quantisation --------------------------------------------------------------------------------------------------------
 
 

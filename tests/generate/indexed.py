@@ -11,6 +11,7 @@ from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.gather import INDICES, Gather, GatherElements, GatherNd, ScatterElements, ScatterNd
 from gpucompile.ops.quantize import INTEGERS, DequantizeLinear, QuantizeLinear
 from gpucompile.ops.recurrent import ACTIVATIONS, DIRECTIONS, Gru, GruCell, Lstm, LstmCell, Recurrent
+from gpucompile.ops.update import UpdateSlice
 from tests.generate.draw import Case, Draw, Operand, Shape
 from tests.generate.registry import strategy_for
 
@@ -78,6 +79,17 @@ def scatter_nd(d: Draw) -> Case:
         TensorType(dtype, places.shape), from_the_end(d, places, np.array(shape[:count], np.int64), dtype)
     )
     return d.case(ScatterNd(), d.operand(shape), indices, d.operand((*lead, *shape[count:])))
+
+
+@strategy_for(UpdateSlice)
+def update_slice(d: Draw) -> Case:
+    shape = d.shape(1, size=80)
+    axis, circular = d.axis(len(shape)), d.flag()
+    count = d.integer(1, shape[axis])
+    places = shape[axis] if circular else shape[axis] - count + 1
+    starts = d.indices(shape[:1] if axis and d.flag() else (), places, d.of(*INDEX_TYPES))
+    updates = d.operand((*shape[:axis], count, *shape[axis + 1 :]))
+    return d.case(UpdateSlice(axis, circular), d.operand(shape), starts, updates)
 
 
 # Quantisation --------------------------------------------------------------------------------------------------------

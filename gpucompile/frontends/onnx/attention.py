@@ -17,10 +17,11 @@ from gpucompile.ir.types import DataType
 from gpucompile.ops.activation import Linear, Tanh
 from gpucompile.ops.contraction import Matmul
 from gpucompile.ops.elementwise import Add, Max, Mul, Sub
-from gpucompile.ops.gather import Gather, ScatterElements
+from gpucompile.ops.gather import Gather
 from gpucompile.ops.logical import Greater, GreaterOrEqual, Lesser, LesserOrEqual, LogicalAnd, NotEqual, Where
 from gpucompile.ops.movement import Concat, Expand, Reshape, Transpose
 from gpucompile.ops.softmax import Softmax
+from gpucompile.ops.update import UpdateSlice
 
 I32 = DataType.INT32
 
@@ -299,7 +300,7 @@ def group_query_attention(call: Call) -> tuple[Operand | None, ...]:
         turns = [_turns(call, at, call.operand(i), b, s) for i in (7, 8)]
         interleaved = bool(call.attr("rotary_interleaved", 0))
         q, k = (rotated(call, x, turns[0], turns[1], interleaved) for x in (q, k))
-    k, v = _cached(call, k, 3, positions), _cached(call, v, 4, positions)
+    k, v = _cached(call, k, 3, start), _cached(call, v, 4, start)
     length = type_of(k).shape[2]
     keys = np.arange(length, dtype=np.int32).reshape(1, 1, 1, length)
     queries = call.add(Reshape((b, 1, s, 1)), positions)
@@ -318,12 +319,12 @@ def group_query_attention(call: Call) -> tuple[Operand | None, ...]:
     return join_heads(call, out), k, v
 
 
-def _cached(call: Call, new: Operand, index: int, positions: Operand) -> Operand:
-    """The cache (input `index`) with the new entries in it."""
+def _cached(call: Call, new: Operand, index: int, start: Operand) -> Operand:
+    """The cache (input `index`) with the new entries in it, from `start` [batch, 1] on."""
     past = call.optional(index)
     if past is None or not type_of(past).size:
         return new
-    b, n, s, h = type_of(new).shape
+    b, _, s, _ = type_of(new).shape
     space = type_of(past).shape[2]
     total = call.operand(6)
     known = int(total.reshape(-1)[0]) if isinstance(total, np.ndarray) else None
@@ -331,5 +332,4 @@ def _cached(call: Call, new: Operand, index: int, positions: Operand) -> Operand
         return joined(call, past, new)
     if known is not None and known > space:
         raise ModelError(f"{known} keys in all, {space} past and {s} new ones")
-    where = call.add(Expand((b, n, s, h)), call.add(Reshape((b, 1, s, 1)), positions))
-    return call.add(ScatterElements(2), past, where, new)
+    return call.add(UpdateSlice(2), past, call.add(Reshape((b,)), start), new)

@@ -20,9 +20,10 @@ from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType
 from gpucompile.ops.elementwise import Add, Max, Min, Mul, Sub
 from gpucompile.ops.gather import GatherElements, GatherNd, ScatterElements, ScatterNd
-from gpucompile.ops.logical import Equal, GreaterOrEqual, Where
-from gpucompile.ops.movement import Expand, Pad, Reshape, Transpose
+from gpucompile.ops.logical import Equal, Where
+from gpucompile.ops.movement import Pad, Reshape, Transpose
 from gpucompile.ops.reduction import Reduce, ReduceMax, ReduceMin, ReduceProduct, ReduceSum
+from gpucompile.ops.update import UpdateSlice
 
 #: How many pairs of result elements and updates a reduction may look at.
 PAIRS_LIMIT = 1 << 28
@@ -163,14 +164,10 @@ def tensor_scatter(call: Call) -> Operand:
     """A cache with an update written at one place of each batch entry along `axis`, around its end if circular."""
     t, new = call.type(), call.type(1)
     axis = call.axis(call.attr("axis", -2), t.rank)
-    steps = np.arange(new.shape[axis], dtype=np.int64)
-    starts = call.operand(2) if call.has(2) else np.zeros(t.shape[0], np.int64)
-    dtype = type_of(starts).dtype
-    positions = call.add(Add(), call.add(Reshape((t.shape[0], 1)), starts), steps.astype(dtype.numpy))
-    if call.attr("mode", "linear") == "circular":
-        extent = np.array(t.shape[axis], dtype.numpy)
-        over = call.add(GreaterOrEqual(), positions, extent)
-        positions = call.add(Where(), over, call.add(Sub(), positions, extent), positions)
-    shape = tuple(d if a in (0, axis) else 1 for a, d in enumerate(new.shape))
-    wide = call.add(Expand(new.shape), call.add(Reshape(shape), positions))
-    return call.add(ScatterElements(axis), call.operand(0), wide, call.operand(1))
+    if axis == 0:
+        raise ModelError("axis 0 is the batch's")
+    start = call.operand(2) if call.has(2) else np.zeros((), np.int64)
+    mode = call.attr("mode", "linear")
+    if mode not in ("linear", "circular"):
+        raise ModelError(f"unknown mode {mode!r}")
+    return call.add(UpdateSlice(axis, mode == "circular"), call.operand(0), start, call.operand(1))

@@ -14,10 +14,12 @@ from gpucompile.kernels.builder import KernelBuilder
 from gpucompile.kernels.function import LANE, Function
 from gpucompile.kernels.kernel import Kernel
 from gpucompile.kernels.schedules.base import Problem, Schedule, threads_for
+from gpucompile.kernels.schedules.map import numbered
 from gpucompile.kernels.view import COMPUTE_TYPE
 from gpucompile.ops.formula import prefix
 from gpucompile.ops.gather import Gather, GatherElements, GatherNd, Indexed, Scatter, ScatterElements
 from gpucompile.ops.resample import Resample2d
+from gpucompile.ops.update import UpdateSlice
 
 Coords = tuple[Index, ...]
 
@@ -31,6 +33,10 @@ class Point(Schedule):
     def emit(self, problem: Problem, config: Any) -> list[Kernel]:
         node = problem.anchor
         assert node is not None
+        if isinstance(node.op, UpdateSlice):
+            written, source = problem.views[problem.result], problem.views.get(node.operand_values[0])
+            in_place = source is not None and source.same_place(written)
+            return [*([] if in_place else [self._copy(problem, node)]), _update_slice(problem, node, in_place)]
         if isinstance(node.op, Scatter):
             return [self._copy(problem, node), self._update(problem, node)]
         kernel = problem.builder()
@@ -68,6 +74,28 @@ class Point(Schedule):
         fn.finish_chain(node.output, value, tuple(at), 1, ())
         kernel.functions.append(fn.text())
         return finish(kernel, problem, count)
+
+
+def _update_slice(problem: Problem, node: Node, in_place: bool) -> Kernel:
+    """Write a slice into what holds the rest already: a copy, or, in place, the operand itself."""
+    op, (x, start, updates) = node.op, node.operand_values
+    assert isinstance(op, UpdateSlice)
+    shape = updates.type.shape
+    width = 4 if op.whole_words(updates.type) and updates.type.dtype.bits < 64 else 1
+    count = updates.type.size // width
+    kernel = problem.builder(" update")
+    fn = Function(kernel, "apply", [("i", count)])
+    coords = numbered(count, shape, width)
+    first = position(fn, start, coords[: start.type.rank], op.places(x.type, updates.type))
+    value = fn.value(updates, coords, width)
+    place = coords[op.axis] + first
+    if op.circular:
+        place = place % x.type.shape[op.axis]
+    fn.finish_chain(node.output, value, (*coords[: op.axis], place, *coords[op.axis + 1 :]), width, ())
+    kernel.functions.append(fn.text())
+    if in_place:
+        kernel.keep(problem.views[problem.result])
+    return finish(kernel, problem, count)
 
 
 def free_axes(node: Node) -> int:
