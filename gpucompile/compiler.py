@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
+from gpucompile.cache import KeyValueCache, import_with_cache, require_states, updated_outputs
 from gpucompile.errors import InputError, UnsupportedError
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.text import print_graph
@@ -47,6 +48,7 @@ def compile(
     fallback: Literal["error"] = "error",
     *,
     devices: Sequence[str] = ("gpu",),
+    cache: KeyValueCache | int | None = None,
 ) -> Bundle: ...
 
 
@@ -62,6 +64,7 @@ def compile(
     *,
     fallback: str,
     devices: Sequence[str] = ("gpu",),
+    cache: KeyValueCache | int | None = None,
 ) -> Bundle | PartitionedBundle: ...
 
 
@@ -76,6 +79,7 @@ def compile(
     fallback: str = "error",
     *,
     devices: Sequence[str] = ("gpu",),
+    cache: KeyValueCache | int | None = None,
 ) -> Bundle | PartitionedBundle:
     """Compile a model to a bundle: of shaders, and of models for OpenVINO's devices.
 
@@ -94,6 +98,8 @@ def compile(
               GpucompileWarning that names them. The result is then a PartitionedBundle, whose `fallback` lists them
     devices   what the bundle is for: gpu (WebGPU), npu and cpu (through OpenVINO; their pipelines are openvino-npu and
               openvino-cpu unless `pipeline` is given and they are the only ones)
+    cache     for decoders with their keys and values as inputs and outputs: how many tokens the cache has room for, or
+              a KeyValueCache. It is updated in place, on a GPU; docs/models.md tells more
 
     Raises ModelError, UnsupportedError or InputError for models and dims that cannot be compiled; nothing is written.
     """
@@ -110,10 +116,14 @@ def compile(
     sizes = Sizes.of(dims or {})
     if isinstance(model, Graph) and sizes.lists:
         raise InputError(f"dims: a Graph has no free dimensions, so {', '.join(sizes.lists)} cannot have several sizes")
+    if isinstance(cache, int):
+        cache = KeyValueCache(cache)
+    if cache is not None:
+        _check_cache(model, sizes, devices, fallback)
     if set(devices) != {"gpu"} and (sizes.lists or fallback != "error"):
         what = f"dims: {', '.join(sizes.lists)} can have several sizes" if sizes.lists else "nodes are left to the CPU"
         raise InputError(f"{what} on the GPU only; the devices are {', '.join(devices)}")
-    options = Options(target, pipeline, plan, progress, precision, tuple(devices))
+    options = Options(target, pipeline, plan, progress, precision, tuple(devices), cache)
     if fallback == "error" or isinstance(model, Graph):
         return _compile(model, sizes, options)
     if not sizes.lists:
@@ -136,6 +146,26 @@ class Options:
     progress: Progress | None = None
     precision: str = "f32"
     devices: tuple[str, ...] = ("gpu",)
+    cache: KeyValueCache | None = None
+
+
+def _check_cache(model: Source | Graph, sizes: Sizes, devices: Sequence[str], fallback: str) -> None:
+    """Raise InputError for what does not go with a cache."""
+    if isinstance(model, Graph):
+        raise InputError("cache: an ONNX model is wanted; a Graph has its update_slice already")
+    if sizes.lists:
+        raise InputError(
+            f"cache: one size at a time, {', '.join(sizes.lists)} has several (InferenceSession shares weights)"
+        )
+    if set(devices) != {"gpu"} or fallback != "error":
+        raise InputError("cache: caches are updated in place on the GPU only, by models without parts on the CPU")
+
+
+def graph_of(model: Source, dims: Mapping[str, int], options: Options) -> Graph:
+    """A model's graph for these sizes of its free dimensions, with caches in place where that is asked for."""
+    if options.cache is None:
+        return import_model(model, dims)
+    return import_with_cache(model, dims, options.cache, Context(options.target))
 
 
 def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
@@ -145,7 +175,7 @@ def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
     store = weight_store(target)
     parts = []
     for bound in sizes.combinations():
-        graph = model.clone() if isinstance(model, Graph) else import_model(model, sizes.fixed | bound)
+        graph = model.clone() if isinstance(model, Graph) else graph_of(model, sizes.fixed | bound, options)
         clock.lap("import")
         kept = convert(graph, options.precision, target)
         openvino = _for_openvino(graph, options, clock)
@@ -207,9 +237,12 @@ class Compiled:
 def compile_graph(graph: Graph, options: Options, clock: Clock, store: WeightStore, name: str = "base") -> Compiled:
     """From a graph, which is changed, to a verified plan called `name`; its weights go to `store`."""
     before = sum(graph.statistics().values())
+    updated = {} if options.cache is None else updated_outputs(graph)
     PassManager(options.pipeline).run(graph, Context(options.target), options.progress)
     clock.lap("passes")
     planned = make_plan(graph, options.target, name, options.plan, options.progress, store)
+    if options.cache is not None:
+        require_states(planned.plan, updated)
     clock.add(planned.seconds)
     verify(planned.plan)
     clock.lap("verify")

@@ -205,6 +205,18 @@ NETWORKS: dict[str, Network] = {
         {"layers": 2, "channels": 48, "heads": 3, "vocabulary": 200, "length": 64},
         {"batch": 1, "sequence": 4, "past_sequence": 28},
     ),
+    "gpt2_with_positions": Network(
+        decoders.gpt2,
+        {"layers": 12, "channels": 768, "heads": 12, "vocabulary": 50257, "length": 1024, "with_positions": True},
+        {"layers": 2, "channels": 48, "heads": 3, "vocabulary": 200, "length": 64, "with_positions": True},
+        {"batch": 1, "sequence": 1, "past_sequence": 31, "past_sequence + sequence": 32},
+    ),
+    "llama": Network(
+        decoders.llama,
+        {"layers": 4, "channels": 1024, "heads": 16, "groups": 4, "inner": 4096, "vocabulary": 32000, "theta": 5e5},
+        {"layers": 2, "channels": 64, "heads": 4, "groups": 2, "inner": 96, "vocabulary": 200, "theta": 5e5},
+        {"batch": 1, "sequence": 1, "past_sequence": 31, "past_sequence + sequence": 32},
+    ),
     "llama_block": Network(
         decoders.llama_block,
         {"channels": 2048, "heads": 32, "groups": 8, "inner": 8192, "theta": 5e5},

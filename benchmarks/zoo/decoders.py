@@ -14,18 +14,26 @@ from benchmarks.zoo.writer import Writer
 INT64 = TensorProto.INT64
 
 
-def gpt2(layers: int, channels: int, heads: int, vocabulary: int, length: int) -> onnx.ModelProto:
+def gpt2(
+    layers: int, channels: int, heads: int, vocabulary: int, length: int, with_positions: bool = False
+) -> onnx.ModelProto:
     """Radford et al. 2019. int64 ids [batch, sequence], past keys and values -> logits [batch, sequence, vocabulary]
     and present ones. Linear layers of attention are Gemm between two Reshape; the causal mask is sliced out of a stored
-    one. The last layer is the transposed embedding."""
+    one. The last layer is the transposed embedding. `with_positions`: the int64 mask of all keys and the positions are
+    inputs, as exporters for text generation have it; else positions are counted from the length of the past."""
     w = Writer("gpt2", opset=13)
     ids = w.input("input_ids", ("batch", "sequence"), INT64)
     head = channels // heads
+    hidden = None
+    if with_positions:
+        hidden = at.padding_mask(w, w.input("attention_mask", ("batch", "past_sequence + sequence"), INT64))
+        where = w.input("position_ids", ("batch", "sequence"), INT64)
     pasts = [at.past(w, i, "", heads, head) for i in range(layers)]
     start, count = w.size(pasts[0][0], 2), w.size(ids, 1)
     embedding = w.weight(vocabulary, channels, scale=1 / math.sqrt(channels))
-    where = w.unsqueeze(at.positions(w, start, count), 0)
-    where = w.node("Reshape", where, w.shape_of(-1, count))
+    if not with_positions:
+        where = w.unsqueeze(at.positions(w, start, count), 0)
+        where = w.node("Reshape", where, w.shape_of(-1, count))
     x = w.node("Gather", w.weight(length, channels, scale=0.3), where, axis=0)
     x = w.add(w.node("Gather", embedding, ids, axis=0), x)
     stored = w.data(np.tril(np.ones((1, 1, length, length), np.bool_)))
@@ -39,6 +47,7 @@ def gpt2(layers: int, channels: int, heads: int, vocabulary: int, length: int) -
         seen = w.slice(stored, w.unsqueeze(w.node("Sub", keys, w.size(q, 2)), 0), w.unsqueeze(keys, 0), 2)
         seen = w.slice(seen, 0, w.unsqueeze(keys, 0), 3)
         scores = w.node("Where", seen, scores, w.constant(at.LOWEST))
+        scores = w.add(scores, hidden) if hidden else scores
         mixed = at.merge_heads(w, w.node("MatMul", w.node("Softmax", scores, axis=-1), v), channels)
         x = w.add(_conv1d(w, mixed, channels, channels, 0.3), x)
         y = at.gelu_tanh(w, _conv1d(w, at.layer_norm(w, x, channels), channels, 4 * channels))
@@ -70,7 +79,40 @@ def llama_block(channels: int, heads: int, groups: int, inner: int, theta: float
     old = at.past(w, 0, "", groups, head)
     cosine, sine = _rotary(w, where, head, theta)
     scores_mask = _causal_and_padding(w, mask, w.size(x, 1))
+    x, k, v = _llama_layer(w, x, old, cosine, sine, scores_mask, channels, heads, groups, inner)
+    w.output("output", x, ("batch", "sequence", channels))
+    at.present(w, 0, "", k, v)
+    return w.model()
 
+
+def llama(
+    layers: int, channels: int, heads: int, groups: int, inner: int, vocabulary: int, theta: float
+) -> onnx.ModelProto:
+    """The whole decoder of such layers: int64 ids [batch, sequence], the mask of all keys, positions, past keys and
+    values -> logits [batch, sequence, vocabulary] and present ones."""
+    w = Writer("llama", opset=17)
+    head = channels // heads
+    ids = w.input("input_ids", ("batch", "sequence"), INT64)
+    mask = w.input("attention_mask", ("batch", "past_sequence + sequence"), INT64)
+    where = w.input("position_ids", ("batch", "sequence"), INT64)
+    pasts = [at.past(w, i, "", groups, head) for i in range(layers)]
+    x = w.node("Gather", w.weight(vocabulary, channels), ids, axis=0)
+    cosine, sine = _rotary(w, where, head, theta)
+    scores_mask = _causal_and_padding(w, mask, w.size(ids, 1))
+    for i, old in enumerate(pasts):
+        x, k, v = _llama_layer(w, x, old, cosine, sine, scores_mask, channels, heads, groups, inner)
+        at.present(w, i, "", k, v)
+    logits = w.linear(at.rms_norm(w, x, channels, 1e-5), channels, vocabulary, bias=False)
+    w.output("logits", logits, ("batch", "sequence", vocabulary))
+    return w.model()
+
+
+def _llama_layer(
+    w: Writer, x: str, old: tuple[str, str], cosine: str, sine: str, scores_mask: str, channels: int, heads: int,
+    groups: int, inner: int,
+) -> tuple[str, str, str]:  # fmt: skip
+    """One layer: its result, present keys and values."""
+    head = channels // heads
     y = at.rms_norm(w, x, channels, 1e-5)
     q = _rotate(w, at.split_heads(w, w.linear(y, channels, channels, bias=False), heads, head), cosine, sine, head)
     k, v = (at.split_heads(w, w.linear(y, channels, groups * head, bias=False), groups, head) for _ in range(2))
@@ -80,9 +122,7 @@ def llama_block(channels: int, heads: int, groups: int, inner: int, theta: float
     x = w.add(x, w.linear(y, channels, channels, bias=False, gain=0.3))
     y = at.rms_norm(w, x, channels, 1e-5)
     gated = w.mul(w.silu(w.linear(y, channels, inner, bias=False)), w.linear(y, channels, inner, bias=False))
-    w.output("output", w.add(x, w.linear(gated, inner, channels, bias=False)), ("batch", "sequence", channels))
-    at.present(w, 0, "", k, v)
-    return w.model()
+    return w.add(x, w.linear(gated, inner, channels, bias=False)), k, v
 
 
 def _rotary(w: Writer, where: str, head: int, theta: float) -> tuple[str, str]:

@@ -20,9 +20,9 @@ class UpdateSlice(Scatter):
     """The input with `updates` written at `start` .. `start + n` of `axis`, n being the updates' extent there.
 
     `start` is a scalar, or has an element for each entry of axis 0. It chooses among the places where the slice fits:
-    negative ones count from the last such place, what lies outside is moved to the nearest. If `circular`, the slice may
-    begin anywhere and goes on at the beginning of the axis (ONNX TensorScatter). Where nobody else reads the input, its
-    storage becomes the result's and only the slice is written."""
+    negative ones count from the last such place, what lies outside is moved to the nearest. If `circular`, the slice
+    may begin anywhere and goes on at the beginning of the axis (ONNX TensorScatter). Where nobody else reads the input,
+    its storage becomes the result's and only the slice is written."""
 
     operands: ClassVar[tuple[str, ...]] = ("input", "start", "updates")
     constraints: ClassVar[dict[str, Constraint]] = {

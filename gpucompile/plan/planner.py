@@ -21,12 +21,13 @@ from gpucompile.kernels.lower import label_of, lower
 from gpucompile.kernels.schedules import SCHEDULES, Problem
 from gpucompile.kernels.view import Storage, View
 from gpucompile.ops.movement import Concat, Reshape
+from gpucompile.ops.update import UpdateSlice
 from gpucompile.plan.arenas import order_and_assign
 from gpucompile.plan.memory import Item, pack
-from gpucompile.plan.storage import Assignment, parts_of, written_in_parts
+from gpucompile.plan.storage import Assignment, parts_of, update_of, updated_operand, written_in_parts
 from gpucompile.plan.weights import Content, Place, WeightStore
 from gpucompile.plan.windows import unwrapped, windowed
-from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, Step
+from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, State, Step
 from gpucompile.target import DEFAULT_LIMITS, Target
 
 PLANS = ("memory", "balanced", "overlap")
@@ -185,8 +186,22 @@ def _assemble(
             writes += _regions(a, a.writes, generation, numbers, where)
         bindings = tuple(_binding(a, where) for a in kernel.arguments)
         steps.append(Step(shader, kernel.grid, bindings, kernel.label, tuple(reads), tuple(writes)))
-    plan = Plan(name, _requires(kernels, buffers), tuple(index), tuple(buffers), tuple(steps), inputs, outputs, bound)
+    needs = _requires(kernels, buffers)
+    states = _states(graph, assignment)
+    plan = Plan(name, needs, tuple(index), tuple(buffers), tuple(steps), inputs, outputs, states, bound)
     return plan, shaders
+
+
+def _states(graph: Graph, assignment: Assignment) -> tuple[State, ...]:
+    """The outputs that are inputs updated in place."""
+    out = []
+    for name, v in zip(graph.output_names, graph.outputs, strict=True):
+        if assignment.views[v].storage.kind == "state":
+            source, update = updated_operand(v.producer), update_of(v.producer)
+            assert source is not None and update is not None and isinstance(update.op, UpdateSlice)
+            axis = update.op.axis
+            out.append(State(source.name, name, axis, update.operand_values[2].type.shape[axis]))
+    return tuple(out)
 
 
 def _binding(a: Argument, where: dict[Storage, tuple[int, int]]) -> Binding:

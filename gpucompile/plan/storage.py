@@ -207,22 +207,26 @@ def _share_in_place(graph: Graph, out: Assignment) -> None:
         out.views[v] = current(view)
 
 
+def update_of(node: Node | None) -> Node | None:
+    """The update_slice that a node is, or that a fused node ends with."""
+    if node is not None and isinstance(node.op, Fused):
+        anchor = find_anchor(node.op.body)
+        node = anchor if anchor is not None and node.op.body.outputs == anchor.outputs else None
+    return node if node is not None and isinstance(node.op, UpdateSlice) else None
+
+
 def updated_operand(node: Node | None) -> Value | None:
-    """The operand whose elements a node leaves where they are but for a slice: nothing is copied if the result takes its
-    place."""
-    if node is None:
+    """The operand whose elements a node leaves where they are but for a slice: nothing is copied if the result takes
+    its place."""
+    update = update_of(node)
+    if node is None or update is None:
         return None
-    if isinstance(node.op, UpdateSlice):
-        return node.operand_values[0]
-    if not isinstance(node.op, Fused):
-        return None
-    anchor = find_anchor(node.op.body)
-    if anchor is None or not isinstance(anchor.op, UpdateSlice) or node.op.body.outputs != anchor.outputs:
-        return None
-    inner = anchor.operand_values[0]
-    if inner.producer is not None or inner.use_count != 1:
-        return None
-    return node.operand_values[node.op.body.inputs.index(inner)]
+    value = update.operand_values[0]
+    if update is node:
+        return value
+    assert isinstance(node.op, Fused)
+    fits = value.producer is None and value.use_count == 1
+    return node.operand_values[node.op.body.inputs.index(value)] if fits else None
 
 
 def in_place_operands(node: Node) -> Sequence[Value]:

@@ -1,7 +1,7 @@
 """Proving a plan before anything runs it.
 
-The verifier plays the plan with owners instead of numbers. Every byte of scratch, output and state memory has an owner: the
-number of the tensor (`Region.value`) that was written there last, or nobody. Then, step by step:
+The verifier plays the plan with owners instead of numbers. Every byte of scratch, output and state memory has an owner:
+the number of the tensor (`Region.value`) that was written there last, or nobody. Then, step by step:
 
     structure   indices, alignment, sizes, grids, bindings (what the bundle reader checks too), limits in `requires`
     bindings    every region lies inside a binding with enough access, every binding has a region
@@ -226,10 +226,10 @@ class _Owners:
 
     def _read_before(self, r: Region, where: npt.NDArray[np.int64] | slice) -> None:
         """Let the tensor that a state is first read as own what nobody has written there."""
-        if self._plan.buffers[r.buffer].kind == "state" and r.value not in self._written:
-            if self._before.setdefault(r.buffer, r.value) == r.value:
-                owner = self._owner[r.buffer]
-                owner[where] = np.where(owner[where] == _NOBODY, r.value, owner[where])
+        is_state = self._plan.buffers[r.buffer].kind == "state"
+        if is_state and r.value not in self._written and self._before.setdefault(r.buffer, r.value) == r.value:
+            owner = self._owner[r.buffer]
+            owner[where] = np.where(owner[where] == _NOBODY, r.value, owner[where])
 
     def _check_outputs(self) -> None:
         for port in self._plan.outputs:

@@ -176,7 +176,7 @@ class BucketExecutable(Executable):
     # ------------------------------------------------------------------ life
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the GPU by kind, of all buckets in use: input, output, state, weight (each once), scratch, staging."""
+        """Bytes on the GPU by kind, of buckets in use: input, output, state, weight (each once), scratch, staging."""
         with self._lock:
             total = dict.fromkeys(("input", "output", "state", "weight", "scratch", "staging"), 0)
             for part in self._parts.values():

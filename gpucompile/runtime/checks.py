@@ -208,11 +208,19 @@ def _check_ports(plan: Plan, ports: Sequence[Port], kind: str, where: str) -> No
 
 
 def _check_states(plan: Plan, where: str) -> None:
-    """A state is one input and one output of the same type."""
-    ends = {p.buffer: p for p in plan.outputs}
-    for port in plan.inputs:
-        if plan.buffers[port.buffer].kind == "state":
-            out = ends[port.buffer]
-            same = (out.dtype, out.shape) == (port.dtype, port.shape)
-            once = sum(p.buffer == port.buffer for p in plan.outputs) == 1
-            require(same and once, f"{where}: input {port.name!r} and output {out.name!r} are no one state")
+    """States are inputs and outputs of one type in one buffer, and the buffers of kind state are theirs."""
+    inputs, outputs = ({p.name: p for p in ports} for ports in (plan.inputs, plan.outputs))
+    held: list[int] = []
+    for i, state in enumerate(plan.states):
+        at = f"{where}.states[{i}]"
+        require(state.input in inputs and state.output in outputs, f"{at}: there is no such input or output")
+        a, b = inputs[state.input], outputs[state.output]
+        same = (a.dtype, a.shape, a.buffer) == (b.dtype, b.shape, b.buffer)
+        require(same, f"{at}: input {a.name!r} and output {b.name!r} are not of one type in one buffer")
+        inside = state.axis < len(a.shape) and 1 <= state.count <= a.shape[state.axis]
+        require(inside, f"{at}: {state.count} places of axis {state.axis} are not within {list(a.shape)}")
+        held.append(a.buffer)
+    ports = [p.buffer for p in plan.outputs]
+    for index, buffer in enumerate(plan.buffers):
+        good = held.count(index) == ports.count(index) == 1 if buffer.kind == "state" else index not in held
+        require(good, f"{where}.states: {buffer.kind} buffer {index} is not that of one state")

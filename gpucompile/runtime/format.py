@@ -41,7 +41,8 @@ class Requires:
 
 @dataclass(frozen=True)
 class Buffer:
-    """One GPU buffer. A state is an input and an output: the steps update in place what it holds. `shards` are the indices of the weight shards that fill a weight buffer, back to back."""
+    """One GPU buffer. `shards` are the indices of the weight shards that fill a weight buffer, back to back. A state is
+    an input and an output, see `State`."""
 
     kind: BufferKind
     size: int
@@ -98,6 +99,17 @@ class Port:
 
 
 @dataclass(frozen=True)
+class State:
+    """An input that the steps update in place, so that afterwards it is an output: both ports have one buffer, of kind
+    state. A run writes `count` places along `axis`, at a position that is one of its inputs."""
+
+    input: str
+    output: str
+    axis: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """A compiled graph for one kind of device."""
 
@@ -108,6 +120,7 @@ class Plan:
     steps: tuple[Step, ...]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    states: tuple[State, ...] = ()
     scratch_bound: int = 0  # largest sum of live bytes (256-byte aligned): what the planner was measured against
 
     def bytes_of(self, kind: BufferKind) -> int:

@@ -300,8 +300,8 @@ class InferenceSession:
     # ------------------------------------------------------------------ memory and life
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the GPU: weights, scratch, inputs, outputs, states, staging of all compiled shapes; `tensors`, the outputs
-        that callers hold or that wait to be used again; `total`; and `peak`, the most that there was at a time."""
+        """Bytes on the GPU: weights, scratch, inputs, outputs, states, staging of all compiled shapes; `tensors`, the
+        outputs that callers hold or that wait to be used again; `total`; and `peak`, the most that there ever was."""
         names = {
             "weight": "weights",
             "scratch": "scratch",

@@ -175,7 +175,7 @@ def test_wrapped_device(device: Device) -> None:
 def test_ports_and_memory(exe: Executable) -> None:
     assert [p.name for p in exe.inputs] == ["a", "b"]
     assert exe.outputs[0].shape == (N,)
-    assert exe.memory() == {"input": 480, "output": 240, "weight": 240, "scratch": 512, "staging": 240}
+    assert exe.memory() == {"input": 480, "output": 240, "weight": 240, "scratch": 512, "state": 0, "staging": 240}
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,8 @@ def test_dawn_rejects_what_a_browser_would(monkeypatch: pytest.MonkeyPatch) -> N
         pipelines = {(s.shader, tuple(b.access for b in s.bindings)): device.pipeline(
             plan.shaders[s.shader], good.shader(plan.shaders[s.shader]), tuple(b.access for b in s.bindings)
         ) for s in plan.steps} | {(3, access): device.pipeline(sha(text), text, access)}  # fmt: skip
-        run._player.steps = run._player._create_groups(pipelines)
+        run._player._pipelines = pipelines
+        run._player.steps = run._player._create_groups()
         run._player._records = [device.recorder(run._player.steps)]
         with pytest.raises(DeviceError, match="rejected by the device"):
             run(*inputs())

@@ -95,6 +95,22 @@ def input_shapes(source: str | Path | bytes | onnx.ModelProto) -> dict[str, tupl
     return out
 
 
+@dataclass(frozen=True)
+class Interface:
+    """The inputs of a model with their shapes (as `input_shapes` gives them), its outputs, the ops it consists of."""
+
+    inputs: dict[str, tuple[int | str, ...]]
+    outputs: tuple[str, ...]
+    ops: frozenset[str]
+
+
+def interface_of(source: str | Path | bytes | onnx.ModelProto) -> Interface:
+    """What a model takes, gives and consists of. Raises ModelError for files that cannot be read."""
+    model, _ = _read(source)
+    ops = frozenset(n.op_type for n in model.graph.node)
+    return Interface(input_shapes(model), tuple(o.name for o in model.graph.output), ops)
+
+
 def _size_or_name(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int | str:
     """The size of an axis of an input, or the name of the free dimension it is."""
     if dim.HasField("dim_value") and dim.dim_value > 0:

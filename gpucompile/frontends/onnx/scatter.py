@@ -18,7 +18,7 @@ from gpucompile.frontends.onnx.gather import indices_of, positive
 from gpucompile.frontends.onnx.movement import sliced
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType
-from gpucompile.ops.elementwise import Add, Max, Min, Mul, Sub
+from gpucompile.ops.elementwise import Add, Max, Min, Mul
 from gpucompile.ops.gather import GatherElements, GatherNd, ScatterElements, ScatterNd
 from gpucompile.ops.logical import Equal, Where
 from gpucompile.ops.movement import Pad, Reshape, Transpose
@@ -162,8 +162,7 @@ def _linear(call: Call, indices: Operand, extents: tuple[int, ...]) -> Operand:
 @onnx_op("TensorScatter")
 def tensor_scatter(call: Call) -> Operand:
     """A cache with an update written at one place of each batch entry along `axis`, around its end if circular."""
-    t, new = call.type(), call.type(1)
-    axis = call.axis(call.attr("axis", -2), t.rank)
+    axis = call.axis(call.attr("axis", -2), call.type().rank)
     if axis == 0:
         raise ModelError("axis 0 is the batch's")
     start = call.operand(2) if call.has(2) else np.zeros((), np.int64)
