@@ -14,7 +14,16 @@ of its keys, hence only for masks it matters which slot is whose: slots are in t
     slots    the rewriting, and the proof that nothing reads slots that are not filled
 """
 
-from gpucompile.cache.pairs import KeyValueCache
+from gpucompile.cache.pairs import PAST_LENGTH, KeyValueCache, find_pairs, free_dimensions, writes_cache
 from gpucompile.cache.slots import import_with_cache, require_states, updated_outputs
 
-__all__ = ["KeyValueCache", "import_with_cache", "require_states", "updated_outputs"]
+__all__ = [
+    "PAST_LENGTH",
+    "KeyValueCache",
+    "find_pairs",
+    "free_dimensions",
+    "import_with_cache",
+    "require_states",
+    "updated_outputs",
+    "writes_cache",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -122,7 +122,7 @@ def layout_of(model: Interface, dims: Dims, cache: KeyValueCache) -> Layout:
         if name in past_names | total_names:
             raise InputError(f"cache: dims has {name!r}, which the cache's capacity decides")
     count = _new_tokens(model, dims, pairs, masks)
-    shared = "GroupQueryAttention" in model.ops
+    shared = writes_cache(model)
     most = cache.capacity if shared else cache.capacity - 2
     if not 1 <= count <= most:
         raise InputError(f"cache: {count} new tokens at once do not fit, a capacity of {cache.capacity} takes {most}")
@@ -135,6 +135,11 @@ def layout_of(model: Interface, dims: Dims, cache: KeyValueCache) -> Layout:
     return Layout(pairs, bound, masks, count, shared, frozenset(past_names | total_names))
 
 
+def writes_cache(model: Interface) -> bool:
+    """Whether the model's attention writes into a cache of fixed size itself, at places that other inputs tell."""
+    return "GroupQueryAttention" in model.ops
+
+
 def _new_tokens(model: Interface, dims: Dims, pairs: Mapping[str, str], masks: Mapping[str, int]) -> int:
     """How many tokens a run adds: axis 1 of the first input that is neither a past nor a mask."""
     for name, shape in model.inputs.items():
@@ -144,9 +149,3 @@ def _new_tokens(model: Interface, dims: Dims, pairs: Mapping[str, str], masks: M
                 raise InputError(f"cache: dims must say how large {shape[1]!r} is, the number of new tokens")
             return int(size)
     raise UnsupportedError("cache: no input has an axis of new tokens")
-
-
-def names_decided(model: Interface, cache: KeyValueCache) -> Sequence[str]:
-    """The free dimensions whose sizes the cache decides."""
-    pasts, masks = free_dimensions(model, find_pairs(model, cache.pairs))
-    return [str(model.inputs[n][a]) for n, a in (pasts | masks).items()]

@@ -37,6 +37,8 @@ class SessionOptions:
     enable_profiling          write a trace; `end_profiling` names the file, which begins with `profile_file_prefix`
     preferred_output_location "cpu", "gpu-buffer", "ml-tensor", or a dict by output name
     free_dimension_overrides  sizes by name of the model's free dimensions
+    cache_capacity            compile a decoder for a key/value cache of so many tokens, see `create_cache`
+    cache_pairs               its past inputs and present outputs, where their names do not tell
     memory_budget             bytes that weights, scratch, inputs, outputs and staging may take together
     """
 
@@ -46,6 +48,8 @@ class SessionOptions:
     preferred_output_location: str | Mapping[str, str] | None = None
     free_dimension_overrides: dict[str, int] = field(default_factory=dict)
     memory_budget: int | None = None
+    cache_capacity: int | None = None
+    cache_pairs: Mapping[str, str] | None = None
     intra_op_num_threads: int = 0
     inter_op_num_threads: int = 0
     execution_mode: Any = None

@@ -14,6 +14,7 @@ from gpucompile.session.model import Header
 from gpucompile.session.tensor import CPU, Tensor
 
 if TYPE_CHECKING:
+    from gpucompile.session.cache import Cache
     from gpucompile.session.session import InferenceSession
 
 
@@ -26,6 +27,7 @@ class Run:
         output_names: Sequence[str] | None,
         feed: Mapping[str, Any],
         fetches: Mapping[str, Any] | None,
+        cache: Cache | None = None,
     ) -> None:
         if not isinstance(feed, Mapping):
             raise InputError(f"run: the inputs are a dict by name, not {type(feed).__name__}")
@@ -40,6 +42,11 @@ class Run:
         all_names = [o.name for o in header.outputs]
         self.names = all_names if output_names is None else list(output_names)
         fetches = dict(fetches or {})
+        self.cache, self.tokens = cache, 0
+        if cache is not None:
+            inputs, outputs, self.tokens = cache._bind(self.program.executable.plan, values)
+            values.update(inputs)
+            fetches.update(outputs)
         for name in (*self.names, *fetches):
             if name not in all_names:
                 raise InputError(f"run: there is no output {name!r}; there are {', '.join(all_names)}")
@@ -82,10 +89,23 @@ class Run:
                 raise InputError(f"outputs {seen[id(buffer)]!r} and {name!r} share a buffer")
             seen[id(buffer)] = name
             source = given.get(id(buffer))
-            if source is not None and not in_place(self.program.executable.plan, source, name):
+            if (
+                source is not None
+                and not self._is_state(source, name)
+                and not in_place(self.program.executable.plan, source, name)
+            ):
                 raise InputError(
                     f"output {name!r} and input {source!r} share a buffer, and the input is read afterwards"
                 )
+
+    def _is_state(self, input: str, output: str) -> bool:
+        """Whether the run updates an input in place to be the output."""
+        return any((s.input, s.output) == (input, output) for s in self.program.executable.plan.states)
+
+    def submitted(self) -> None:
+        """The new tokens are in the cache."""
+        if self.cache is not None:
+            self.cache._length += self.tokens
 
     def results(self, arrays: Mapping[str, np.ndarray]) -> list[Any]:
         booleans = self.session._header.booleans

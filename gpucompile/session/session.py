@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucompile.compiler import compile
+from gpucompile.compiler import Options, compile
 from gpucompile.errors import ClosedError, InputError, UnsupportedError
 from gpucompile.runtime.bundle import BundleLike, read_bundle
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable, load, select_plan
 from gpucompile.runtime.format import Plan, Port
 from gpucompile.runtime.openvino import OpenvinoExecutable, model_for
+from gpucompile.session.cache import Cache, CachedModel, states_of
 from gpucompile.session.model import Header, ModelMetadata, NodeArg, header_of_ports, read_header
 from gpucompile.session.options import Provider, SessionOptions, device_type_of, locations_of, providers_of
 from gpucompile.session.pool import Pool
@@ -84,6 +87,8 @@ class InferenceSession:
         self._trace = Trace(self._options.profile_file_prefix) if self._options.enable_profiling else None
         self._programs: OrderedDict[tuple[tuple[str, int], ...], _Program] = OrderedDict()
         self._closed = False
+        self._cached: CachedModel | None = None
+        self._caches: weakref.WeakSet[Cache] = weakref.WeakSet()
         self._source: Any = None
         self._header: Header
         self._free: dict[str, tuple[str, int]] = {}
@@ -94,6 +99,10 @@ class InferenceSession:
             self._header = header_of_ports(program.executable.inputs, program.executable.outputs)
         else:
             self._source, self._header = path_or_bytes, read_header(path_or_bytes)  # type: ignore[arg-type]
+            if self._options.cache_capacity is not None:
+                capacity, pairs = self._options.cache_capacity, self._options.cache_pairs
+                self._cached = CachedModel(self._source, self._header, capacity, pairs)
+                self._header = self._cached.header
             self._free = self._header.free_dimensions(overrides)
             if not self._free:
                 self._program({})
@@ -157,17 +166,21 @@ class InferenceSession:
         run_options: Any = None,
         *,
         fetches: Mapping[str, Any] | None = None,
+        cache: Cache | None = None,
     ) -> list[Any]:
         """Run once; returns the outputs in the order of `output_names` (None: all).
 
         input_feed  arrays, numbers, Tensors or objects with `numpy()`, by name; arrays must have the input's type
         fetches     pre-allocated outputs by name: Tensors, or arrays to be filled; returned in their place
+        cache       what `create_cache` made: takes the place of the inputs and outputs that are past and present
 
         An output is a numpy array, or a Tensor where its preferred location is the GPU or `fetches` has one. A run all
         of whose outputs stay on the GPU does not wait. InputError for what does not fit, before anything runs."""
-        run = Run(self, output_names, input_feed, fetches)
-        with self._measured(run):
-            arrays = run.program.executable.run_bound(run.inputs, run.buffers, run.read)
+        with nullcontext() if cache is None else cache._in_use():
+            run = Run(self, output_names, input_feed, fetches, cache)
+            with self._measured(run):
+                arrays = run.program.executable.run_bound(run.inputs, run.buffers, run.read)
+            run.submitted()
         return run.results(arrays)
 
     def run_async(
@@ -179,16 +192,17 @@ class InferenceSession:
         run_options: Any = None,
         *,
         fetches: Mapping[str, Any] | None = None,
+        cache: Cache | None = None,
     ) -> Awaitable[list[Any]] | None:
         """`run`, awaitable; or, as in ONNX Runtime's Python API, with a `callback(results, user_data, error)` that is
         called from another thread (`error` is an empty text if all went well)."""
         if callback is None:
-            return self._run_async(output_names, input_feed, fetches)
+            return self._run_async(output_names, input_feed, fetches, cache)
         call = callback
 
         def work() -> None:
             try:
-                results = self.run(output_names, input_feed, fetches=fetches)
+                results = self.run(output_names, input_feed, fetches=fetches, cache=cache)
             except Exception as e:
                 call([], user_data, str(e))
             else:
@@ -198,12 +212,31 @@ class InferenceSession:
         return None
 
     async def _run_async(
-        self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], fetches: Mapping[str, Any] | None
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        fetches: Mapping[str, Any] | None,
+        cache: Cache | None,
     ) -> list[Any]:
-        run = Run(self, output_names, input_feed, fetches)
-        with self._measured(run):
-            arrays = await run.program.executable.run_bound_async(run.inputs, run.buffers, run.read)
+        with nullcontext() if cache is None else cache._in_use():
+            run = Run(self, output_names, input_feed, fetches, cache)
+            with self._measured(run):
+                arrays = await run.program.executable.run_bound_async(run.inputs, run.buffers, run.read)
+            run.submitted()
         return run.results(arrays)
+
+    def create_cache(self, **dims: int) -> Cache:
+        """An empty key/value cache for `run`: of a model opened with `cache_capacity`, or of one whose outputs are
+        inputs updated in place anyway. `dims` are sizes of free dimensions, such as batch; others are 1."""
+        if self._cached is not None:
+            states = self._cached.states(dims)
+        else:
+            states = states_of(self._program(dict.fromkeys(self._free, 1) | dims).executable.plan)
+        if not states:
+            raise InputError("create_cache: no output is an input updated in place; give the session a cache_capacity")
+        cache = Cache(self, states)
+        self._caches.add(cache)
+        return cache
 
     def io_binding(self) -> IOBinding:
         """A set of inputs and outputs to be bound once and run often, see `run_with_iobinding`."""
@@ -216,8 +249,11 @@ class InferenceSession:
         iobinding._run()
 
     def warm_up(self, dims: Mapping[str, int] | None = None) -> None:
-        """Compile what is not compiled (for these sizes of free dimensions) and run once on zeros."""
+        """Compile what is not compiled (for these sizes of free dimensions) and run once on zeros, unless that would
+        need a cache."""
         program = self._program(dict(dims or {}))
+        if program.executable.plan.states:
+            return
         feeds = {n: np.zeros(p.shape, NUMPY_DTYPES[p.dtype]) for n, p in program.inputs.items()}
         program.executable.run(feeds)
 
@@ -228,7 +264,7 @@ class InferenceSession:
         return self._trace.write()
 
     def _measured(self, run: Run) -> Any:
-        return _Nothing() if self._trace is None else self._trace.measure("run", run.names)
+        return nullcontext() if self._trace is None else self._trace.measure("run", run.names)
 
     # ------------------------------------------------------------------ programs
 
@@ -270,7 +306,11 @@ class InferenceSession:
         budget = self._options.memory_budget
         bundle: Any = None
         for plan_mode in ("balanced",) if budget is None else ("balanced", "memory"):
-            bundle = compile(self._source, target, dims, self._options.pipeline, plan_mode)
+            if self._cached is not None:
+                options = Options(target, self._options.pipeline, plan_mode)
+                bundle = self._cached.compile(self._source, options, dims)
+            else:
+                bundle = compile(self._source, target, dims, self._options.pipeline, plan_mode)
             plan = select_plan(bundle, device)
             if budget is None or needed_bytes(plan)["total"] <= budget:
                 break
@@ -293,6 +333,8 @@ class InferenceSession:
             )
         if isinstance(on, OpenvinoContext):
             executable: Executable = OpenvinoExecutable(bundle, on.device, on._options)
+        elif self._cached is not None:
+            executable = self._cached.load(bundle, on.device)
         else:
             executable = load(bundle, on.device)
         return _Program(executable, {p.name: p for p in executable.inputs}, {p.name: p for p in executable.outputs})
@@ -315,6 +357,9 @@ class InferenceSession:
             for program in self._programs.values():
                 for kind, size in program.executable.memory().items():
                     out[names[kind]] += size
+            if self._cached is not None:
+                out["weights"] = self._cached.weight_bytes
+            out["states"] += sum(c.nbytes for c in self._caches)
         fixed = sum(out.values())
         return {**out, "tensors": self._pool.bytes, "total": fixed + self._pool.bytes, "peak": fixed + self._pool.peak}
 
@@ -325,6 +370,8 @@ class InferenceSession:
             programs, self._programs = list(self._programs.values()), OrderedDict()
         for program in programs:
             program.executable.close()
+        if self._cached is not None:
+            self._cached.close()
         self._pool.close()
 
     release = close
@@ -375,12 +422,6 @@ def _context(provider: Provider, settings: SessionOptions) -> MLContext:
             raise InputError(f"InferenceSession: unknown powerPreference {power!r}")
         device = default_device() if power == "default" else Device.open(power_preference=power)
     return context_of(device if isinstance(device, Device) else Device.wrap(device))
-
-
-class _Nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *args: object) -> None: ...
 
 
 _pool: ThreadPoolExecutor | None = None
