@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpucompile.cache import KeyValueCache
     from gpucompile.compiler import compile
     from gpucompile.dynamic import DynamicExecutable, compile_dynamic
     from gpucompile.errors import (
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.executable import Executable, load
     from gpucompile.runtime.openvino import OpenvinoDevice, OpenvinoExecutable, OpenvinoOptions
-    from gpucompile.session import InferenceSession, IOBinding, SessionOptions, Tensor
+    from gpucompile.session import Cache, InferenceSession, IOBinding, SessionOptions, Tensor
     from gpucompile.target import Target
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "BucketExecutable",
     "Bundle",
     "BundleError",
+    "Cache",
     "ClosedError",
     "ConstraintError",
     "Device",
@@ -62,6 +64,7 @@ __all__ = [
     "IOBinding",
     "InferenceSession",
     "InputError",
+    "KeyValueCache",
     "ModelError",
     "OpenvinoDevice",
     "OpenvinoExecutable",
@@ -85,11 +88,13 @@ __all__ = [
 _HOMES = {
     "BucketExecutable": "runtime.buckets",
     "Bundle": "plan.bundle",
+    "Cache": "session",
     "Device": "runtime.device",
     "DynamicExecutable": "dynamic",
     "Executable": "runtime.executable",
     "IOBinding": "session",
     "InferenceSession": "session",
+    "KeyValueCache": "cache",
     "OpenvinoDevice": "runtime.openvino",
     "OpenvinoExecutable": "runtime.openvino",
     "OpenvinoOptions": "runtime.openvino",

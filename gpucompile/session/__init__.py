@@ -7,8 +7,9 @@ y.dispose()
 """
 
 from gpucompile.session.binding import IOBinding
+from gpucompile.session.cache import Cache
 from gpucompile.session.options import SessionOptions
 from gpucompile.session.session import InferenceSession, ModelMetadata, NodeArg
 from gpucompile.session.tensor import Tensor
 
-__all__ = ["IOBinding", "InferenceSession", "ModelMetadata", "NodeArg", "SessionOptions", "Tensor"]
+__all__ = ["Cache", "IOBinding", "InferenceSession", "ModelMetadata", "NodeArg", "SessionOptions", "Tensor"]

@@ -240,8 +240,8 @@ class Cache:
         total = self._length + count
         if total > self.capacity:
             raise InputError(
-                f"run: the cache has {self._length} of {self.capacity} tokens, {count} more do not fit; reset it, or use "
-                "a session with a larger cache_capacity"
+                f"run: the cache has {self._length} of {self.capacity} tokens, {count} more do not fit; reset it, or "
+                "use a session with a larger cache_capacity"
             )
         inputs: dict[str, Any] = {name: self.tensor(name) for name in states}
         outputs = {s.output: inputs[s.input] for s in plan.states}
