@@ -3,9 +3,9 @@
     op(constant, ...) -> constant
 
 The numpy reference of the op computes the result. One larger than `max_bytes` is only kept if it is not larger than the
-operands together (a transposed weight is, an expanded scalar is not). A result in a wider data type than the first
-operand (a dequantised weight, a float16 one cast to float32) larger than `max_widened` is left to the kernels, which
-widen what they read: packed weights stay packed.
+operands together (a transposed weight is, an expanded scalar is not). Operands of more than `max_given` bytes are left
+alone (0: none are). A result in a wider data type than the first operand (a dequantised weight, a float16 one cast to
+float32) larger than `max_widened` is left to the kernels, which widen what they read: packed weights stay packed.
 
 Operands that nobody else uses disappear at once; those mapped from a file give back their memory even where the graph
 from before the passes, kept to replay failures, still has them. So the peak of memory stays low. One walk in execution
@@ -32,6 +32,7 @@ class FoldConstants(Pass):
 
     max_bytes: int = 1 << 20
     max_widened: int = 1 << 14
+    max_given: int = 0
 
     def run(self, graph: Graph, ctx: Context) -> bool:
         folded = 0
@@ -40,6 +41,9 @@ class FoldConstants(Pass):
                 continue
             size = sum(v.type.nbytes for v in node.outputs)
             given = sum(v.type.nbytes for v in set(node.operand_values))
+            if 0 < self.max_given < given:
+                ctx.remark(node, f"its operands have {given} bytes; see max_given")
+                continue
             if size > self.max_bytes and size > given:
                 ctx.remark(node, f"the constant would have {size} bytes, its operands have {given}; see max_bytes")
                 continue

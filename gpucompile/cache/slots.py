@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import onnx
 
 I32 = DataType.INT32
+#: Bytes of constants that are computed before anything is looked at: what masks and positions are made of.
+SMALL = 1 << 22
 #: What makes finite numbers of finite ones.
 _FINITE = (Cast, Identity, Neg, Add, Sub, Mul)
 
@@ -59,10 +61,11 @@ def import_with_cache(
 
     layout = layout_of(importer.interface_of(model), dims, cache)
     graph = importer.import_model(model, layout.dims)
-    FoldConstants().run(graph, context)
+    fold = FoldConstants(max_given=SMALL)
+    fold.run(graph, context)
     if not layout.shared:
         shorter = importer.import_model(model, layout.shorter())
-        FoldConstants().run(shorter, context)
+        fold.run(shorter, context)
         require_length_only_in_shapes(graph, shorter)
         _Slots(graph, layout, cache.capacity).rewrite()
     require_in_place(graph, layout.pairs)
