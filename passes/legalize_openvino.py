@@ -70,6 +70,7 @@ from gpucompile.ops.logical import (
 from gpucompile.ops.movement import Concat, Pad, Reshape, Slice, Transpose
 from gpucompile.ops.normalize import BatchNormalization, LayerNormalization, LocalResponseNormalization
 from gpucompile.ops.scan import ArgMinMax
+from gpucompile.ops.update import UpdateSlice
 from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passes.legalize import log_sum_exp, normalization, reduction_of_nothing
 from gpucompile.passmanager.base import Context, Pass
@@ -136,6 +137,8 @@ def unsigned_indices(graph: Graph, node: Node, ctx: Context) -> Value | None:
     at, op = _Before(graph, node), node.op
     if isinstance(op, (Gather, GatherElements, ScatterElements)):
         last = np.array(x.type.shape[op.axis] - 1, np.uint32)
+    elif isinstance(op, UpdateSlice):
+        last = np.array(op.places(x.type, rest[0].type) - 1, np.uint32)
     else:
         last = np.array([d - 1 for d in x.type.shape[: indices.type.shape[-1]]], np.uint32)
     inside = at(Cast(I32), at(Min(), indices, graph.constant(last, before=node)))

@@ -40,7 +40,7 @@ def _same_bytes(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two arrays of one type are bit for bit the same; without a temporary, as all weights are compared."""
     if not a.size:
         return True
-    one, two = (memoryview(np.ascontiguousarray(x).reshape(-1).view(np.uint8)) for x in (a, b))
+    one, two = (np.ascontiguousarray(x).reshape(-1).view(np.uint8).data for x in (a, b))
     return one == two
 
 

@@ -53,7 +53,8 @@ def compile_model(
     options = (target, dims, args.pipeline, args.plan)
     fallback = "allow" if args.fallback == "warn" else args.fallback
     try:
-        bundle = compile(model, *options, progress, args.precision, fallback=fallback, devices=devices)
+        cache = getattr(args, "cache", None)
+        bundle = compile(model, *options, progress, args.precision, fallback=fallback, devices=devices, cache=cache)
     except UnsupportedError:
         if args.explain and args.fallback == "error" and isinstance(model, str) and set(devices) == {"gpu"}:
             print(explained(manifest_of(compile(model, *options, precision=args.precision, fallback="allow"))))

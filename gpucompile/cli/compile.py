@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from gpucompile.cli._common import (
     add_compile_options,
     choose_target,
+    positive,
     progress_bar,
     read_model,
     require_file,
@@ -40,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--blob",
         action="store_true",
         help="also put in what OpenVINO's devices here compile the model to, which loads faster on just these",
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="N",
+        type=positive,
+        help="a decoder with keys and values as inputs and outputs: room for N tokens, updated in place on the GPU",
     )
     add_compile_options(parser)
     add_fallback_options(parser)
@@ -100,8 +107,9 @@ def _precision_text(args: argparse.Namespace, bundle: Bundle | PartitionedBundle
 
     lines = [f"  {n:5}  {what}" for what, n in (bundle.report.kept_float32 if bundle.report else {}).items()]
     lines.insert(0, "float32  ops that stay in float32:" if lines else "float32  no op stays in float32")
-    if isinstance(bundle, PartitionedBundle):
-        lines.append("error    not known of models with parts on the CPU")
+    if isinstance(bundle, PartitionedBundle) or args.cache is not None:
+        what = "a cache" if args.cache is not None else "parts on the CPU"
+        lines.append(f"error    not known of models with {what}")
         return "\n".join(lines)
     dims = bundle.dims | (bundle.buckets[0].dims if bundle.buckets else {})
     for name, e in error(read_model(args.model, dims), args.precision).items():

@@ -14,7 +14,16 @@ from gpucompile.cli._fallback import add_explain_option, explained
 
 if TYPE_CHECKING:
     from gpucompile.runtime.bundle import BundleData
-    from gpucompile.runtime.format import Manifest, OpenvinoModel, PartitionManifest, Plan, Port, Requires, Slot
+    from gpucompile.runtime.format import (
+        BufferKind,
+        Manifest,
+        OpenvinoModel,
+        PartitionManifest,
+        Plan,
+        Port,
+        Requires,
+        Slot,
+    )
     from gpucompile.runtime.parts import PartitionedData
 
 NAME = "inspect"
@@ -129,16 +138,27 @@ def _ports(title: str, ports: Sequence[Port | Slot]) -> list[str]:
 
 
 def _plan_summary(plan: Plan) -> str:
-    memory = ", ".join(f"{kind} {size(plan.bytes_of(kind))}" for kind in ("input", "output", "weight", "scratch"))
+    kinds: tuple[BufferKind, ...] = ("input", "output", "state", "weight", "scratch")
+    sizes = {kind: plan.bytes_of(kind) for kind in kinds if kind != "state" or plan.states}
+    memory = ", ".join(f"{kind} {size(count)}" for kind, count in sizes.items())
     ratio = plan.bytes_of("scratch") / plan.scratch_bound if plan.scratch_bound else 0
     bound = f" ({ratio:.2f} x the largest sum of live bytes)" if ratio else ""
     lines = [
         f"variant {plan.name}",
         f"  requires  {_requires(plan.requires)}",
         f"  memory    {memory}{bound}",
+        *_states(plan),
         f"  kernels   {_count(len(plan.steps), 'dispatch', 'dispatches')} of {_count(len(plan.shaders), 'shader')}",
     ]
     return "\n".join(lines)
+
+
+def _states(plan: Plan) -> list[str]:
+    if not plan.states:
+        return []
+    first, others = plan.states[0], len(plan.states) - 1
+    more = f", and {others} more" if others else ""
+    return [f"  in place  {first.output} is {first.input} with {first.count} written along axis {first.axis}{more}"]
 
 
 def _requires(requires: Requires) -> str:

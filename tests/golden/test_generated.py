@@ -23,6 +23,7 @@ from gpucompile.ops.movement import Concat, Pad, Reshape, Slice, Transpose
 from gpucompile.ops.pool import AveragePool2d, MaxPool2d
 from gpucompile.ops.reduction import ReduceL2, ReduceMax
 from gpucompile.ops.softmax import Softmax
+from gpucompile.ops.update import UpdateSlice
 from gpucompile.plan.bundle import Bundle
 from gpucompile.runtime.format import to_json
 from tests.golden.conftest import FOLDER
@@ -115,11 +116,18 @@ def comparison_to_bytes(b: Build) -> Value:
     return b(Greater(), b.x(3, 5), b.graph.constant(np.float32(0.5)))
 
 
+def update_in_place(b: Build) -> Value:
+    """A key/value cache: the output is the input with a slice written at a place that is an input too."""
+    cache, start = b.x(1, 2, 8, 4, name="cache"), b.x(name="start", dtype=DataType.INT32)
+    return b(UpdateSlice(2), cache, start, b(Relu(), b.x(1, 2, 3, 4)))
+
+
 GRAPHS: dict[str, Graph] = {
     f.__name__: f
     for f in (
         elementwise_chain, elementwise_odd, movement, conv_residual, conv_concat, conv_after_transpose, conv_grouped,
         conv_depthwise, matmul_batched, gemm_rows, split_k, pooling, softmax, reduce, comparison, comparison_to_bytes,
+        update_in_place,
     )
 }  # fmt: skip
 
