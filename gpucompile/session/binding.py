@@ -119,8 +119,8 @@ class IOBinding:
 
     def _make(self, name: str, location: str) -> Tensor:
         session = self._session
-        program = session._program(session._dims_of(self._inputs))
-        return session._pool.output(program.outputs[name], location)
+        with session._using(session._dims_of(self._inputs)) as program:
+            return session._pool.output(program.outputs[name], location)
 
     def _known(self, name: str, kind: str) -> str:
         header = self._session._header

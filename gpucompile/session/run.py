@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """One run: everything checked, GPU tensors for the outputs at hand."""
+    """One run: everything checked, GPU tensors for the outputs at hand. A context, which keeps its program open; where
+    it ends with an error, the tensors that were made for the outputs are given back."""
 
     def __init__(
         self,
@@ -30,6 +32,8 @@ class Run:
         if not isinstance(feed, Mapping):
             raise InputError(f"run: the inputs are a dict by name, not {type(feed).__name__}")
         self.session = session
+        self._made: list[Tensor] = []
+        session._context._require_open()
         header = session._header
         values = {name: _value(name, value, header) for name, value in feed.items()}
         known = {a.name for a in header.inputs}
@@ -37,6 +41,16 @@ class Run:
             if name not in known:
                 raise InputError(f"run: there is no input {name!r}; there are {', '.join(sorted(known))}")
         self.program = session._program(session._dims_of(values))
+        try:
+            self._prepare(values, output_names, fetches)
+        except BaseException:
+            self._end(failed=True)
+            raise
+
+    def _prepare(
+        self, values: Mapping[str, Any], output_names: Sequence[str] | None, fetches: Mapping[str, Any] | None
+    ) -> None:
+        session, header = self.session, self.session._header
         all_names = [o.name for o in header.outputs]
         self.names = all_names if output_names is None else list(output_names)
         fetches = dict(fetches or {})
@@ -70,8 +84,20 @@ class Run:
             location = session._locations[name]
             if name not in self.kept and location != CPU:
                 made = session._pool.output(self.program.outputs[name], location)
+                self._made.append(made)
                 self.buffers[name], self.kept[name] = made.gpu_buffer, made
         self.read = {n for n in (*self.names, *fetches) if n not in self.buffers}
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self._end(failed=e is not None)
+
+    def _end(self, failed: bool) -> None:
+        for tensor in self._made if failed else ():
+            tensor.dispose()
+        self.session._done(self.program)
 
     def _refuse_shared(self) -> None:
         """An output's buffer may be an input's only if everything that reads the input comes before what writes it."""
