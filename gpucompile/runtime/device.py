@@ -147,9 +147,9 @@ class Device:
         `doing` starts the message: `creating buffer 3`. Raises DeviceLost if it is known to be lost."""
         return _Guard(self, doing)
 
-    def submitting(self, doing: str) -> _Guard:
-        """A `guard` around a submission and the checks of what it uses. Meanwhile no other thread submits to the device
-        or destroys it or a buffer of it."""
+    def holding(self, doing: str) -> _Guard:
+        """A `guard` around a submission and the checks of what it uses, or around the reading of a mapped buffer.
+        Meanwhile no other thread submits to the device, or destroys it or a buffer of it."""
         return _Guard(self, doing, self.submission_lock)
 
     def require_open(self) -> None:
@@ -291,7 +291,7 @@ class Device:
 
     def map_read(self, buffer: Any, size: int) -> Any:
         """Start mapping a buffer for reading; returns wgpu's promise."""
-        with self.submitting("reading a buffer"):
+        with self.holding("reading a buffer"):
             try:
                 return buffer.map_async(self._map_mode, 0, size)
             except (KeyError, ValueError):  # an implementation that only knows the standard mode
@@ -309,7 +309,7 @@ class Device:
         """Wait until all submitted work is done."""
         usage = self.api.BufferUsage
         doing = "waiting for the device"
-        with self.submitting(doing):
+        with self.holding(doing):
             buffer = self.handle.create_buffer(size=4, usage=usage.COPY_DST | usage.MAP_READ)
             encoder = self.handle.create_command_encoder()
             encoder.clear_buffer(buffer)

@@ -154,14 +154,14 @@ class Arenas:
 
     def join(self, user: Any, sizes: tuple[int, ...]) -> None:
         """Make the buffers large enough for one more user. Raises DeviceError, and then nothing has changed."""
-        with self._device.submitting(f"creating scratch buffers of {sum(sizes):,} bytes"):
+        with self._device.holding(f"creating scratch buffers of {sum(sizes):,} bytes"):
             self._fit([*self._needs.values(), sizes])
             self._needs[user] = sizes
 
     def leave(self, user: Any) -> None:
         """Free what nobody needs any more."""
         # where there is no memory for smaller ones, or the device is lost, they stay
-        with contextlib.suppress(DeviceError), self._device.submitting("creating smaller scratch buffers"):
+        with contextlib.suppress(DeviceError), self._device.holding("creating smaller scratch buffers"):
             if self._needs.pop(user, None) is not None:
                 self._fit(list(self._needs.values()))
 

@@ -172,7 +172,7 @@ class Player:
                 if self._cancelled:
                     raise ClosedError("the executable was closed while it was loaded")
                 data = bundle.shard(shard)
-                with self.device.submitting(f"uploading weight shard {shard}"):
+                with self.device.holding(f"uploading weight shard {shard}"):
                     queue.write_buffer(self._buffers[i], at, data)
                     queue.submit([])
                 written += 1
@@ -261,7 +261,7 @@ class Player:
                 staging = self._spare.pop() if self._spare else self._create_staging()
                 self._flying.add(staging)
         try:
-            with self.device.submitting("running the plan"):
+            with self.device.holding("running the plan"):
                 self.follow_arenas()
                 self.write(arrays)
                 encoder = handle.create_command_encoder()
@@ -306,7 +306,7 @@ class Player:
         try:
             with self.device.guard("waiting for the results"):
                 self.device.map_read(staging, self.staging_bytes).sync_wait()
-                return self._read(staging, read)
+            return self._read(staging, read)
         except BaseException:
             self._drop(staging)
             raise
@@ -320,20 +320,21 @@ class Player:
                 raise
             except Exception as e:
                 raise self.device.translate(e, "waiting for the results") from e
-            with self.device.guard("reading the results"):
-                return self._read(staging, read)
+            return self._read(staging, read)
         except BaseException:
             self._drop(staging)
             raise
 
     def _read(self, staging: Any, read: Callable[[Any], Any]) -> Any:
-        with self._staging_lock:  # wgpu-native ends the process if a buffer is destroyed while it is read
+        # wgpu-native ends the process if a buffer or its device is destroyed while it is read
+        with self._staging_lock:
             if self._closed:
                 raise ClosedError("the executable was closed while it ran")
-            try:
-                result = read(staging.read_mapped(copy=False))
-            finally:
-                staging.unmap()
+            with self.device.holding("reading the results"):
+                try:
+                    result = read(staging.read_mapped(copy=False))
+                finally:
+                    staging.unmap()
             self._flying.discard(staging)
             self._spare.append(staging)
         return result

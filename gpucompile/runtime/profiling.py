@@ -22,7 +22,7 @@ def step_seconds(player: Player, arrays: Sequence[npt.NDArray[Any] | None], repe
     device = player.device
     if "timestamp-query" not in device.features:
         raise DeviceError(f"{device.name}: no timestamp-query, so steps cannot be timed")
-    with device.submitting(_DOING):
+    with device.holding(_DOING):
         player.write(arrays)
     out: list[float] = []
     for first in range(0, len(player.plan.steps), _MAX_QUERIES // 2):
@@ -33,7 +33,7 @@ def step_seconds(player: Player, arrays: Sequence[npt.NDArray[Any] | None], repe
 def _time(player: Player, part: slice, repeat: int) -> list[float]:
     device, u = player.device, player.device.api.BufferUsage
     handle = device.handle
-    with device.submitting(_DOING):
+    with device.holding(_DOING):
         player.follow_arenas()
         steps: Sequence[Step] = player.steps[part]
         size = 16 * len(steps)

@@ -103,7 +103,7 @@ class InferenceSession:
             self._source, self._header = path_or_bytes, read_header(path_or_bytes)  # type: ignore[arg-type]
             self._free = self._header.free_dimensions(overrides)
             if not self._free:
-                self._program({})
+                self._done(self._program({}))
         self._locations = locations_of(self._options.preferred_output_location, [o.name for o in self._header.outputs])
         if isinstance(self._context, OpenvinoContext) and set(self._locations.values()) - {CPU}:
             raise UnsupportedError("preferred_output_location: outputs of npu and cpu are numpy arrays, location cpu")

@@ -113,6 +113,7 @@ class MLContext:
     def __init__(
         self, device: Device, target: Target | None = None, pipeline: str = "default", owned: bool = False
     ) -> None:
+        device.require_open()
         whole = Target.of(SimpleNamespace(features=device.features, limits=device.limits, info=device.adapter.info))
         self._device = device
         self._owned = owned

@@ -51,7 +51,7 @@ class Readback:
         with self._device.guard(f"reading {tensor!r}"):
             staging = self._take(max(_SMALLEST, 1 << (size - 1).bit_length()))
         try:
-            with self._device.submitting(f"reading {tensor!r}"):
+            with self._device.holding(f"reading {tensor!r}"):
                 require_usable(tensor.gpu_buffer, handle, "read_tensor")
                 encoder = handle.create_command_encoder()
                 encoder.copy_buffer_to_buffer(tensor.gpu_buffer, 0, staging, 0, size)
@@ -153,7 +153,8 @@ class Read:
     def _copy(self) -> Any:
         with self._pool._lock:
             self._check()
-            return self._copy_mapped()
+            with self._device.holding(f"reading {self._tensor!r}"):
+                return self._copy_mapped()
 
     def _copy_mapped(self) -> Any:
         type = self._tensor._type
