@@ -6,12 +6,16 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+
+import gpucompile
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 
@@ -50,9 +54,39 @@ def test_results_of_a_stream_are_right(adapter: Any, monkeypatch: pytest.MonkeyP
         assert got == pytest.approx(stream.digest(x), rel=1e-4)
 
 
+def test_progressive(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small model answers until the large one is ready, then the large one does."""
+    example = load("progressive", monkeypatch)
+    models = {"small": example.network(16, 16, 1), "large": example.network(16, 64, 4)}
+    answered = threading.Semaphore(0)
+
+    def slowly(stage: str, done: int, total: int) -> None:  # an upload that takes until two questions are answered
+        if stage == "weights":
+            assert all(answered.acquire(timeout=30) for _ in range(2))
+
+    asked, found = [], []
+    small = gpucompile.load(gpucompile.compile(models["small"]))
+    bundle = gpucompile.compile(models["large"])
+    with small, gpucompile.load(bundle, small.device, slowly, stream=True) as large:
+        questions = (asked.append(x) or x for x in example.questions(large, 16, 2))
+        for answer in example.answers(small, large, questions):
+            found.append(answer)
+            answered.release()
+    names = [a.model for a in found]
+    assert names[:2] == ["small", "small"] and names[-2:] == ["large", "large"] and names == sorted(names, reverse=True)
+    for answer, x in zip(found, asked, strict=True):
+        for w in models[answer.model].graph.initializer:
+            x = np.tanh(x @ onnx.numpy_helper.to_array(w))
+        np.testing.assert_allclose(answer.y, x, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_as_a_program(adapter: Any, path: Path, tmp_path: Path) -> None:
-    small = {"pipeline": ["--side", "16", "--repeat", "1"], "stream": ["--size", "16", "--count", "3"]}
+    small = {
+        "pipeline": ["--side", "16", "--repeat", "1"],
+        "stream": ["--size", "16", "--count", "3"],
+        "progressive": ["--size", "16", "--hidden", "64"],
+    }
     done = subprocess.run(
         [sys.executable, "-W", "error", str(path), *small[path.stem]],
         capture_output=True,
@@ -61,5 +95,6 @@ def test_as_a_program(adapter: Any, path: Path, tmp_path: Path) -> None:
         env={**os.environ, "XDG_RUNTIME_DIR": os.environ.get("XDG_RUNTIME_DIR") or str(tmp_path)},  # Mesa asks for it
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
-    assert {"pipeline": "ms a batch", "stream": "the same results"}[path.stem] in done.stdout
+    told = {"pipeline": "ms a batch", "stream": "the same results", "progressive": "large: "}
+    assert told[path.stem] in done.stdout
     assert f"./dev run python examples/{path.name}" in path.read_text("utf-8")
