@@ -37,7 +37,8 @@ class SessionOptions:
     enable_profiling          write a trace; `end_profiling` names the file, which begins with `profile_file_prefix`
     preferred_output_location "cpu", "gpu-buffer", "ml-tensor", or a dict by output name
     free_dimension_overrides  sizes by name of the model's free dimensions
-    memory_budget             bytes that weights, scratch, inputs, outputs and staging may take together
+    memory_budget             bytes that weights, scratch, inputs, outputs, staging and outputs kept on the GPU may take
+                              together; what would be more is an UnsupportedError with the numbers, before it is made
     """
 
     graph_optimization_level: Any = "ORT_ENABLE_ALL"

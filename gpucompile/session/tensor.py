@@ -223,9 +223,9 @@ class Tensor:
 
 
 def _collected(release: Callable[[bool], None], what: str) -> None:
+    release(True)
     if sys.flags.dev_mode or os.environ.get("GPUCOMPILE_DEBUG"):
         warnings.warn(f"{what} was collected without dispose()", ResourceWarning, stacklevel=2)
-    release(True)
 
 
 def _described(dtype: Any, dims: Any, where: str) -> tuple[str, tuple[int, ...]]:

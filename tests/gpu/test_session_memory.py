@@ -195,3 +195,59 @@ def test_a_loop_on_the_gpu_makes_nothing_and_reads_once(
         state.numpy()
         assert len(maps) == 1
         state.dispose()
+
+
+# a device of the caller's ---------------------------------------------------------------------------------------------
+
+SCALE = """
+@group(0) @binding(0) var<storage, read_write> b: array<f32>;
+@compute @workgroup_size(64) fn main(@builtin(global_invocation_id) i: vec3u) { b[i.x] = b[i.x] * 2.0 + 1.0; }
+"""
+
+
+def test_work_of_the_callers_before_and_after(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that the caller made, with WebGPU's default limits: a kernel of the caller's writes the input, the
+    session runs, another kernel works on its output. One queue orders all that; nobody waits."""
+    import wgpu
+
+    handle = adapter.request_device_sync()
+    module = handle.create_shader_module(code=SCALE)
+    pipeline = handle.create_compute_pipeline(layout="auto", compute={"module": module, "entry_point": "main"})
+
+    def scale(buffer: Any) -> None:
+        entries = [{"binding": 0, "resource": {"buffer": buffer, "offset": 0, "size": X.nbytes}}]
+        group = handle.create_bind_group(layout=pipeline.get_bind_group_layout(0), entries=entries)
+        encoder = handle.create_command_encoder()
+        work = encoder.begin_compute_pass()
+        work.set_pipeline(pipeline)
+        work.set_bind_group(0, group)
+        work.dispatch_workgroups(X.size // 64)
+        work.end()
+        handle.queue.submit([encoder.finish()])
+
+    model = layers(64, seed=9)
+    u = wgpu.BufferUsage
+    x, y = (
+        handle.create_buffer(size=X.nbytes, usage=u.STORAGE | u.COPY_SRC | u.COPY_DST, label=label) for label in "xy"
+    )
+    with InferenceSession(model, providers=[("webgpu", {"device": handle})]) as s:
+        assert s.device.handle is handle
+        feeds, fetches = (
+            {n: Tensor.from_gpu_buffer(b, dtype="float32", dims=X.shape)} for n, b in (("x", x), ("y", y))
+        )
+        s.warm_up()
+        maps: list[str] = []
+        map_async = type(x).map_async
+        monkeypatch.setattr(type(x), "map_async", lambda b, *a: (maps.append(b.label), map_async(b, *a))[1])
+        for i in range(3):
+            handle.queue.write_buffer(x, 0, X + np.float32(i))
+            scale(x)
+            (result,) = s.run(None, feeds, fetches=fetches)
+            scale(y)
+            assert result is fetches["y"] and not maps
+            want = expected(model, (X + np.float32(i)) * 2 + 1) * 2 + 1
+            np.testing.assert_allclose(result.numpy(), want, rtol=1e-4, atol=1e-4)
+            assert maps == ["read"]
+            maps.clear()
+    handle.queue.write_buffer(x, 0, X)  # the device and the buffers are still the caller's
+    assert bytes(handle.queue.read_buffer(x)) == X.tobytes()
