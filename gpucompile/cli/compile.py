@@ -21,7 +21,7 @@ from gpucompile.cli._common import (
     require_file,
     size,
 )
-from gpucompile.cli._fallback import add_fallback_options, compile_model, explained, manifest_of
+from gpucompile.cli._fallback import add_fallback_options, compile_model, explained, manifest_of, parts_text
 from gpucompile.cli._openvino import kinds_of
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
             print(report_text(bundle.report))
         manifest = manifest_of(bundle)
         if manifest is not None:
-            nodes = sum(len(part.nodes) for part in manifest.parts)
-            print(f"parts    {len(manifest.parts)}, {nodes} nodes on the CPU")
+            print(parts_text(manifest))
         if args.explain:
             print(explained(manifest))
         if args.precision != "f32":

@@ -88,9 +88,12 @@ def _load_on(bundle: Any, device: str, on_gpu: Callable[[], Executable], options
         makers = {kind: makers[kind]} | makers
     for kind, make in makers.items():
         try:
-            return make()
+            exe = make()
         except (DeviceError, UnsupportedError) as e:
             skipped.append(f"{kind}: {e}")
+            continue
+        exe.skipped = tuple(skipped)
+        return exe
     raise DeviceError(f"no device here runs the bundle: {'; '.join(skipped) or 'it is for none'}")
 
 
@@ -153,7 +156,7 @@ def measure(
             start = clock()
             exe.run(feeds)
             times.append(clock() - start)
-        name = exe.openvino_device.full_name if isinstance(exe, OpenvinoExecutable) else exe.device.name
+        name = exe.device_name
     p95 = sorted(times)[max(0, -(-95 * len(times) // 100) - 1)]
     return Measured(kind, name, ready, first, statistics.fmean(times), p95, min(times), len(times))
 

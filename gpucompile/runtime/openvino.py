@@ -239,6 +239,10 @@ class OpenvinoExecutable(Executable):
         return self.model.outputs
 
     @property
+    def device_name(self) -> str:
+        return self.openvino_device.full_name
+
+    @property
     def kernels(self) -> int:
         """How many operations the device executes."""
         return len(self._open().get_runtime_model().get_ops())
