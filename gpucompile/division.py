@@ -59,6 +59,8 @@ def compile_divided(
     clock.lap("import")
     partition = found if isinstance(found, Partition) else whole(found)
     divider.check_names(part.graph for part in partition.parts if isinstance(part, DevicePart))
+    if not partition.parts:
+        raise InputError("partition: every output of the model is an input, so that there is nothing to cut")
     divider.names |= set(partition.kinds)
     return assemble(partition, divider.divide, source_hash(model), dims, clock.seconds)
 
@@ -111,10 +113,12 @@ class _Divider:
     def check_names(self, graphs: Iterable[Graph]) -> None:
         """InputError where an assignment names what is in no graph."""
         if isinstance(self.assignment, Mapping):
-            names = {n for graph in graphs for node in graph.nodes for n in _names(node)}
+            nodes = [node for graph in graphs for node in graph.nodes if not isinstance(node.op, Constant)]
+            names = {name for node in nodes for name in _names(node)}
             for name in self.assignment:
                 if name not in names:
-                    raise InputError(f"partition: no op and no result of one is called {name!r}")
+                    ops = ", ".join(sorted({node.op.name for node in nodes}))
+                    raise InputError(f"partition: no op and no result of one is called {name!r}; there are {ops}")
 
     def divide(self, graph: Graph) -> list[DeviceModel]:
         """The parts of a graph, which is changed, compiled. Raises UnsupportedError listing the nodes that no device

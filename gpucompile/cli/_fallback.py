@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gpucompile.cli._common import read_model, single_sizes, table
-from gpucompile.cli._openvino import KINDS, kinds_of
+from gpucompile.cli._common import read_model, single_sizes, size, table
+from gpucompile.cli._openvino import KINDS
 from gpucompile.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def add_explain_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--explain",
         action="store_true",
-        help="print what runs where: parts in order, why nodes are not where they would be first, bytes that cross between "
-        "parts",
+        help="print what runs where: parts in order, why nodes are not where they would be first, and the bytes that "
+        "cross between parts",
     )
 
 
@@ -71,17 +71,20 @@ def compile_model(
     """Compile args.model as the options say. With --explain the cut is shown even where --fallback=error refuses it."""
     from gpucompile.compiler import compile
 
-    if (args.partition or args.assign) and not kinds_of(args.device) and len(devices) < 2:
+    if (args.partition or args.assign) and len(devices) < 2:
         raise InputError("--partition and --assign need the devices in order of preference, as in --device npu,gpu,cpu")
     partition = dict(args.assign) or args.partition
     dims = dict(args.dim)
     model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
     options = (target, dims, args.pipeline, args.plan)
+    gpu_only = set(devices) == {"gpu"} and not partition
     fallback = "allow" if args.fallback == "warn" else args.fallback
     try:
-        bundle = compile(model, *options, progress, args.precision, fallback=fallback, devices=devices, partition=partition)
+        bundle = compile(
+            model, *options, progress, args.precision, fallback=fallback, devices=devices, partition=partition
+        )
     except UnsupportedError:
-        if args.explain and args.fallback == "error" and isinstance(model, str) and not partition and set(devices) == {"gpu"}:
+        if args.explain and args.fallback == "error" and isinstance(model, str) and gpu_only:
             print(explained(manifest_of(compile(model, *options, precision=args.precision, fallback="allow"))))
         raise
     manifest = manifest_of(bundle)
@@ -104,6 +107,17 @@ def manifest_of(bundle: Bundle | PartitionedBundle) -> PartitionManifest | None:
     from gpucompile.plan.partitioned import PartitionedBundle
 
     return bundle.manifest if isinstance(bundle, PartitionedBundle) else None
+
+
+def parts_text(manifest: PartitionManifest) -> str:
+    """What runs the parts, in order, the nodes left to the CPU, and what crosses between parts on the host."""
+    from gpucompile.runtime.parts import edges
+
+    crossing = [e for e in edges(manifest) if not e.resident]
+    known = sum(e.bytes or 0 for e in crossing)
+    backends = " + ".join(part.backend for part in manifest.parts)
+    text = f"parts    {backends}, {len(host_nodes(manifest))} nodes on the CPU, {size(known)} between parts"
+    return text + (" and what depends on data" if any(e.bytes is None for e in crossing) else "")
 
 
 def explained(manifest: PartitionManifest | None) -> str:

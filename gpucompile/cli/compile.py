@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         manifest = manifest_of(bundle)
         if manifest is not None:
             print(parts_text(manifest))
+            if any(p.backend == "openvino-npu" for p in manifest.parts):
+                print(f"{'npu':8} for OpenVINO{_unseen('npu')}")
         if args.explain:
             print(explained(manifest))
         if args.precision != "f32":
@@ -81,15 +83,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _openvino_text(bundle: Bundle, device: str) -> str:
-    from gpucompile.runtime.openvino import list_devices
-
     model = bundle.openvino_model(device)
     text = f"{device:8} OpenVINO {model.version}: IR of {size(model.xml.size + model.weights.size)}"
     for blob in model.blobs:
         text += f", compiled for {blob.device} ({size(blob.data.size)})"
-    if not any(d.kind == device for d in list_devices()):
-        text += f"; no {device.upper()} here: it is compiled where it is loaded, only its rules are checked"
-    return text
+    return text + _unseen(device)
+
+
+def _unseen(device: str) -> str:
+    """What could not be tried where one of OpenVINO's devices is not here."""
+    from gpucompile.runtime.openvino import list_devices
+
+    if any(d.kind == device for d in list_devices()):
+        return ""
+    return f"; no {device.upper()} here: it is compiled where it is loaded, only its rules are checked"
 
 
 def _precision_text(args: argparse.Namespace, bundle: Bundle | PartitionedBundle) -> str:

@@ -72,7 +72,7 @@ class PartitionedExecutable(Executable):
     def _on_openvino(
         self, bundle: PartitionedLike, index: int, part: Part, options: OpenvinoOptions | None, substitute: bool
     ) -> OpenvinoExecutable:
-        kind = KIND_OF[part.backend]
+        kind, data = KIND_OF[part.backend], bundle.device_part(index)
         try:
             found = find_device(kind)
         except DeviceError as e:
@@ -83,7 +83,7 @@ class PartitionedExecutable(Executable):
         except UnsupportedError as e:
             raise UnsupportedError(f"{_called(index, part)} is for {kind}: {e}") from e
         try:
-            return OpenvinoExecutable(bundle.device_part(index), found, options)
+            return OpenvinoExecutable(data, found, options)
         except DeviceError as e:
             raise DeviceError(f"{_called(index, part)}: {e}") from e
 
@@ -129,7 +129,9 @@ class PartitionedExecutable(Executable):
             for i, run in enumerate(self._parts()):
                 feeds = self._feeds(known | buffers, i)
                 if isinstance(run, Executable):
-                    self._take(known, i, run.run_bound(feeds, self._kept(buffers, i)))
+                    with self._naming(i):
+                        results = run.run_bound(feeds, self._kept(buffers, i))
+                    self._take(known, i, results)
                 else:
                     self._take(known, i, run.run(feeds))
         return self._results(known)
@@ -141,7 +143,9 @@ class PartitionedExecutable(Executable):
             for i, run in enumerate(self._parts()):
                 feeds = self._feeds(known | buffers, i)
                 if isinstance(run, Executable):
-                    self._take(known, i, await run.run_bound_async(feeds, self._kept(buffers, i)))
+                    with self._naming(i):
+                        results = await run.run_bound_async(feeds, self._kept(buffers, i))
+                    self._take(known, i, results)
                 else:
                     self._take(known, i, await asyncio.to_thread(run.run, feeds))
         return self._results(known)
@@ -184,6 +188,14 @@ class PartitionedExecutable(Executable):
                 out.append((f"part {i} on {run.backend}", seconds))
             self._take(known, i, results, frozenset())
         return out
+
+    @contextlib.contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Says which part does not take what the parts before it gave."""
+        try:
+            yield
+        except InputError as e:
+            raise InputError(f"{_called(index, self.manifest.parts[index])}: {e}") from e
 
     @contextlib.contextmanager
     def _buffers(self) -> Iterator[dict[str, Any]]:
