@@ -102,6 +102,15 @@ def host_nodes(manifest: PartitionManifest | None) -> list[HostNode]:
     return [n for part in manifest.parts if part.backend not in KIND_OF for n in part.nodes] if manifest else []
 
 
+def bundles_of(bundle: Bundle | PartitionedBundle) -> list[Bundle]:
+    """The bundles of the device parts, or the bundle itself."""
+    from gpucompile.plan.partitioned import DeviceModel, PartitionedBundle
+
+    if isinstance(bundle, PartitionedBundle):
+        return [part.bundle for part in bundle.parts if isinstance(part, DeviceModel)]
+    return [bundle]
+
+
 def manifest_of(bundle: Bundle | PartitionedBundle) -> PartitionManifest | None:
     """The manifest of a bundle in parts; None for any other."""
     from gpucompile.plan.partitioned import PartitionedBundle

@@ -21,8 +21,9 @@ from gpucompile.cli._common import (
     require_file,
     size,
 )
-from gpucompile.cli._fallback import add_fallback_options, compile_model, explained, manifest_of, parts_text
+from gpucompile.cli._fallback import add_fallback_options, bundles_of, compile_model, explained, manifest_of, parts_text
 from gpucompile.cli._openvino import kinds_of
+from gpucompile.errors import InputError
 
 if TYPE_CHECKING:
     from gpucompile.plan.bundle import Bundle, Report
@@ -56,10 +57,13 @@ def run(args: argparse.Namespace) -> int:
     target = choose_target(args)
     with progress_bar(args.quiet) as progress:
         bundle = compile_model(args, target, progress, devices or ("gpu",))
-        if args.blob and isinstance(bundle, Bundle):
+        if args.blob:
             from gpucompile.backends.openvino.compile import with_blob
 
-            bundle.map_openvino(with_blob)
+            if not set(devices) - {"gpu"}:
+                raise InputError("--blob is for OpenVINO's devices: --device npu, cpu, or a list with these")
+            for part in bundles_of(bundle):
+                part.map_openvino(with_blob)
         path = bundle.save(args.output, progress)
     if not args.quiet:
         if bundle.report is not None:

@@ -10,6 +10,7 @@ What was measured lies in one file (`choices_file`), which may be deleted at any
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -26,7 +27,15 @@ from gpucompile.errors import BundleError, DeviceError, InputError, UnsupportedE
 from gpucompile.runtime.device import default_device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Array, Executable, Pad, make_executable
 from gpucompile.runtime.format import to_json
-from gpucompile.runtime.openvino import KINDS, OpenvinoExecutable, OpenvinoOptions, list_devices, model_for
+from gpucompile.runtime.openvino import (
+    KINDS,
+    OpenvinoExecutable,
+    OpenvinoOptions,
+    find_device,
+    list_devices,
+    model_for,
+    version,
+)
 from gpucompile.runtime.player import Progress
 
 #: The order in which devices are tried.
@@ -80,7 +89,7 @@ def _load_on(bundle: Any, device: str, on_gpu: Callable[[], Executable], options
     skipped: list[str] = []
     makers = dict(candidates(bundle, skipped, on_gpu, options))
     if device == "auto" and len(makers) > 1:
-        key = _key(bundle, makers)
+        key = _key(bundle, makers, options or OpenvinoOptions())
         kind = _remembered().get(key)
         if kind not in makers:
             kind = fastest([measure(kind, make) for kind, make in makers.items()]).device
@@ -110,7 +119,10 @@ def candidates(
             else:
                 skipped.append("gpu: the bundle has no shaders")
         elif kind not in here:
-            skipped.append(f"{kind}: there is none here")
+            try:
+                find_device(kind)
+            except (DeviceError, UnsupportedError) as e:
+                skipped.append(f"{kind}: {e}")
         else:
             try:
                 model_for(bundle, here[kind])
@@ -175,10 +187,19 @@ def choices_file() -> Path:
     return Path(base) / "gpucompile" / "devices.json"
 
 
-def _key(bundle: Any, makers: Mapping[str, object]) -> str:
-    """The graph, whose constants stand there by their hashes, what it was compiled for, and the devices' names."""
-    names = [d.full_name for d in list_devices()] + ([default_device().name] if "gpu" in makers else [])
-    text = json.dumps([bundle.gir(), to_json(bundle.manifest), sorted(makers), names], sort_keys=True)
+def _key(bundle: Any, makers: Mapping[str, object], options: OpenvinoOptions) -> str:
+    """sha256 of what the choice depends on: the bundle (its manifest, which has the hashes of weights; plans, which have
+    those of shaders; OpenVINO's models, which have those of their files), the devices with names and drivers, the
+    version of OpenVINO, and the options."""
+    plans = [to_json(bundle.plan(name)) for name in bundle.variants]
+    models = [to_json(bundle.openvino_model(kind)) for kind in bundle.openvino]
+    devices: list[Any] = [dataclasses.astuple(d) for d in list_devices()]
+    if "npu" in makers or "cpu" in makers:
+        devices.append((version(), *(options.properties(kind) for kind in KINDS)))
+    if "gpu" in makers:
+        info = dict(default_device().adapter.info)  # its description is the driver with its version
+        devices.append([str(info.get(key, "")) for key in ("vendor", "device", "description", "backend_type")])
+    text = json.dumps([to_json(bundle.manifest), plans, models, sorted(makers), devices], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

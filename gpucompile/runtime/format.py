@@ -144,11 +144,13 @@ class FreeAxis:
 
 @dataclass(frozen=True)
 class OpenvinoBlob:
-    """A model as a device's plugin exports it: good for that device and that version of OpenVINO only."""
+    """A model as a device's plugin exports it: good for that device, that version of its driver (empty where it needs
+    none) and that version of OpenVINO only."""
 
     device: str  # the full name of the device
     version: str
     data: Shard
+    driver: str = ""
 
 
 @dataclass(frozen=True)

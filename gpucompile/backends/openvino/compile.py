@@ -72,7 +72,7 @@ def with_blob(files: OpenvinoFiles, options: OpenvinoOptions | None = None) -> O
     device = find_device(files.model.device)
     data = export(files, device, options)
     name = f"openvino/{files.model.device}.blob"
-    blob = OpenvinoBlob(device.full_name, version(), _shard(name, data))
+    blob = OpenvinoBlob(device.full_name, version(), _shard(name, data), device.driver)
     return OpenvinoFiles(replace(files.model, blobs=(blob,)), {**files.files, name: data})
 
 
