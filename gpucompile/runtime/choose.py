@@ -85,23 +85,29 @@ def _load_on(bundle: Any, device: str, on_gpu: Callable[[], Executable], options
     if device in KINDS:
         return OpenvinoExecutable(bundle, device, options)
     if device not in ("first", "auto"):
-        raise InputError(f"unknown device {device!r}: gpu, npu, cpu, auto, or a gpucompile.Device")
+        raise InputError(f"unknown device {device!r}: gpu, npu, cpu, first, auto, or a gpucompile.Device")
     skipped: list[str] = []
-    makers = dict(candidates(bundle, skipped, on_gpu, options))
+    makers, slower = dict(candidates(bundle, skipped, on_gpu, options)), dict[str, str]()
     if device == "auto" and len(makers) > 1:
         key = _key(bundle, makers, options or OpenvinoOptions())
-        kind = _remembered().get(key)
-        if kind not in makers:
-            kind = fastest([measure(kind, make) for kind, make in makers.items()]).device
-            _remember(key, kind)
-        makers = {kind: makers[kind]} | makers
+        seconds = _remembered(key, makers)
+        if seconds is None:
+            seconds = _measured(makers, skipped)
+            if len(seconds) == len(makers):
+                _remember(key, seconds)
+            makers = {kind: makers[kind] for kind in seconds}
+        best = min(seconds.values(), default=0.0)
+        makers = {kind: makers[kind] for kind in sorted(makers, key=lambda k: seconds[k])}
+        slower = {k: f"{k}: {1e3 * s:.2f} ms here, {1e3 * best:.2f} ms the fastest" for k, s in seconds.items()}
     for kind, make in makers.items():
         try:
             exe = make()
         except (DeviceError, UnsupportedError) as e:
             skipped.append(f"{kind}: {e}")
             continue
-        exe.skipped = tuple(skipped)
+        passed = [*skipped, *(slower[k] for k in slower if k != kind)]
+        before = ORDER if device == "auto" else ORDER[: ORDER.index(kind)]
+        exe.skipped = tuple(line for line in passed if line.split(":")[0] in before)
         return exe
     raise DeviceError(f"no device here runs the bundle: {'; '.join(skipped) or 'it is for none'}")
 
@@ -173,6 +179,17 @@ def measure(
     return Measured(kind, name, ready, first, statistics.fmean(times), p95, min(times), len(times))
 
 
+def _measured(makers: Mapping[str, Callable[[], Executable]], skipped: list[str]) -> dict[str, float]:
+    """The mean seconds of those that run; the others' reasons are added to `skipped`."""
+    seconds = {}
+    for kind, make in makers.items():
+        try:
+            seconds[kind] = measure(kind, make).mean
+        except (DeviceError, UnsupportedError) as e:
+            skipped.append(f"{kind}: {e}")
+    return seconds
+
+
 def fastest(measured: list[Measured]) -> Measured:
     """The one with the least mean."""
     return min(measured, key=lambda m: m.mean)
@@ -188,9 +205,9 @@ def choices_file() -> Path:
 
 
 def _key(bundle: Any, makers: Mapping[str, object], options: OpenvinoOptions) -> str:
-    """sha256 of what the choice depends on: the bundle (its manifest, which has the hashes of weights; plans, which have
-    those of shaders; OpenVINO's models, which have those of their files), the devices with names and drivers, the
-    version of OpenVINO, and the options."""
+    """sha256 of what the choice depends on: the bundle (its manifest with the hashes of weights, its plans with those
+    of shaders, OpenVINO's models with those of their files), the devices with names and drivers, OpenVINO's version,
+    and the options."""
     plans = [to_json(bundle.plan(name)) for name in bundle.variants]
     models = [to_json(bundle.openvino_model(kind)) for kind in bundle.openvino]
     devices: list[Any] = [dataclasses.astuple(d) for d in list_devices()]
@@ -203,7 +220,7 @@ def _key(bundle: Any, makers: Mapping[str, object], options: OpenvinoOptions) ->
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _remembered() -> dict[str, str]:
+def _read_choices() -> dict[str, Any]:
     try:
         data = json.loads(choices_file().read_text("utf-8"))
     except (OSError, ValueError):
@@ -211,14 +228,21 @@ def _remembered() -> dict[str, str]:
     return data if isinstance(data, dict) else {}
 
 
-def _remember(key: str, kind: str) -> None:
+def _remembered(key: str, makers: Mapping[str, object]) -> dict[str, float] | None:
+    """The mean seconds by device that were measured, if they are those of all candidates."""
+    found = _read_choices().get(key)
+    good = isinstance(found, dict) and set(found) == set(makers) and all(type(s) is float for s in found.values())
+    return found if good else None
+
+
+def _remember(key: str, seconds: Mapping[str, float]) -> None:
     """Written to a name of its own first, so that two processes do not mix; where it cannot be written, `auto` measures
     again the next time."""
     path = choices_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(_remembered() | {key: kind}, indent=1), "utf-8")
+        temporary.write_text(json.dumps(_read_choices() | {key: seconds}, indent=1), "utf-8")
         temporary.replace(path)
     except OSError:
         pass

@@ -112,7 +112,7 @@ class Executable:
         everything."""
         return ()
 
-    #: Why devices that come earlier in the order do not run it, such as an NPU that is not there, one line each.
+    #: Why devices that come earlier in the order (with `auto`: all others) do not run it, one line each.
     skipped: tuple[str, ...] = ()
 
     @property

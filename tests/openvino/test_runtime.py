@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -208,12 +209,113 @@ def test_auto_remembers(
         with gpucompile.load(bundle, "auto") as exe:
             agree(exe.run(feeds), graph, feeds)
     assert sorted(calls) == ["cpu", "gpu"], "measured once"
-    (kind,) = json.loads(choose.choices_file().read_text()).values()
-    assert isinstance(exe, OpenvinoExecutable) == (kind == "cpu")
+    (seconds,) = json.loads(choose.choices_file().read_text()).values()
+    assert isinstance(exe, OpenvinoExecutable) == (seconds["cpu"] < seconds["gpu"])
+    slower = max(seconds, key=lambda kind: seconds[kind])
+    assert NPU or exe.skipped[0].startswith("npu: no npu device")
+    assert exe.skipped[-1].startswith(f"{slower}: {1e3 * seconds[slower]:.2f} ms here")
     choose.choices_file().write_text("damaged")
     with gpucompile.load(bundle, "auto") as exe:
         agree(exe.run(feeds), graph, feeds)
     assert len(calls) == 4
+    text = choose.choices_file().read_text()
+    for damaged in ({"cpu": 1.0}, {"cpu": 1.0, "gpu": "fast"}, "cpu", None):
+        choose.choices_file().write_text(json.dumps(dict.fromkeys(json.loads(text), damaged)))
+        gpucompile.load(bundle, "auto").close()
+    assert len(calls) == 12
+
+
+@pytest.mark.usefixtures("device")
+def test_auto_passes_over_what_fails(
+    graph: Graph, feeds: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def failing(*args: object, **kwargs: object) -> None:
+        raise DeviceError("OpenVINO's CPU cannot compile the model: no")
+
+    monkeypatch.setattr(choose, "OpenvinoExecutable", failing)
+    bundle = gpucompile.compile(graph, devices=("gpu", "cpu"))
+    with gpucompile.load(bundle, "auto") as exe:
+        agree(exe.run(feeds), graph, feeds)
+        assert not isinstance(exe, OpenvinoExecutable) and exe.skipped[-1].startswith("cpu: OpenVINO's CPU cannot")
+    assert not choose.choices_file().exists(), "it is measured again the next time"
+    with pytest.raises(DeviceError, match=r"no device here runs the bundle: .*cpu: OpenVINO's CPU cannot.*"):
+        gpucompile.load(gpucompile.compile(graph, devices=("cpu",)), "auto")
+
+
+@pytest.mark.usefixtures("device")
+def test_first(graph: Graph, feeds: dict[str, np.ndarray]) -> None:
+    """npu, gpu, cpu, and why those before were not taken."""
+    for devices, taken in (
+        (("npu", "gpu", "cpu"), "gpu"),
+        (("cpu", "npu"), "cpu"),
+        (("npu",), "cpu"),
+        (("gpu",), "gpu"),
+    ):
+        with gpucompile.load(gpucompile.compile(graph, devices=devices), "first") as exe:
+            agree(exe.run(feeds), graph, feeds, 5e-3)
+            if not NPU:
+                kind = exe.openvino_device.kind if isinstance(exe, OpenvinoExecutable) else "gpu"
+                assert kind == taken and "npu device: OpenVINO" in exe.skipped[0]
+                assert (len(exe.skipped) == 2) == (taken == "cpu"), "no shaders for the gpu either"
+
+
+@pytest.mark.usefixtures("device")
+def test_what_a_choice_depends_on(graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another bundle, driver, version of OpenVINO or option is measured anew; the same bundle in a file is not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls: list[str] = []
+    real = choose.measure
+    monkeypatch.setattr(choose, "measure", lambda kind, make: calls.append(kind) or real(kind, make, seconds=0.01))
+
+    def measured(source: gpucompile.Bundle | Path, options: OpenvinoOptions | None = None) -> bool:
+        calls.clear()
+        gpucompile.load(source, "auto", options=options).close()
+        return bool(calls)
+
+    bundle = gpucompile.compile(graph, devices=("gpu", "cpu"))
+    path = bundle.save(tmp_path / "m.gpub")
+    assert measured(bundle) and not measured(bundle) and not measured(path)
+    assert measured(bundle, OpenvinoOptions(threads=1)) and not measured(bundle, OpenvinoOptions(threads=1))
+    other = graph.clone()
+    other.set_outputs({"y": other.add(Relu(), other.outputs[0])})
+    assert measured(gpucompile.compile(other, devices=("gpu", "cpu")))
+    assert measured(gpucompile.compile(graph, pipeline="no-fuse", devices=("gpu", "cpu"))), "other shaders"
+    devices = list_devices()
+    for field in ({"driver": "2.0"}, {"full_name": "another"}):
+        monkeypatch.setattr(choose, "list_devices", lambda field=field: [replace(d, **field) for d in devices])
+        assert measured(bundle) and not measured(bundle)
+    monkeypatch.setattr(choose, "list_devices", lambda: devices)
+    monkeypatch.setattr(choose, "version", lambda: "2031.1")
+    assert measured(bundle)
+    monkeypatch.setattr(choose, "version", openvino.version)
+    assert not measured(bundle)
+
+
+def test_wishes_reach_the_device(graph: Graph) -> None:
+    """power and threads as the compiled model reports them; wishes that a device does not know are not asked for."""
+    bundle = gpucompile.compile(graph, devices=("cpu",))
+
+    def read(options: OpenvinoOptions, name: str) -> str:
+        with OpenvinoExecutable(bundle, "cpu", options) as exe:
+            return str(exe._compiled.get_property(name))
+
+    assert read(OpenvinoOptions(threads=1), "INFERENCE_NUM_THREADS") == "1"
+    assert read(OpenvinoOptions(), "PERFORMANCE_HINT") == "LATENCY"
+    assert "float32" in read(OpenvinoOptions(), "INFERENCE_PRECISION_HINT")
+    assert "bfloat16" in read(OpenvinoOptions(precision="bf16"), "INFERENCE_PRECISION_HINT")
+    # a CPU with cores of one kind turns it into ANY_CORE
+    core = read(OpenvinoOptions(power="low-power"), "SCHEDULING_CORE_TYPE")
+    assert "ECORE_ONLY" in core or "ANY_CORE" in core
+    assert OpenvinoOptions(power="low-power").properties("cpu")["SCHEDULING_CORE_TYPE"] == "ECORE_ONLY"
+    for power, turbo in (("high-performance", True), ("low-power", False), ("default", None)):
+        assert OpenvinoOptions(power=power).properties("npu").get("NPU_TURBO") == turbo
+    # without a device its plugin knows no NPU_TURBO, as with a driver that lacks it
+    npu = OpenvinoDevice("npu", "NPU", "an NPU")
+    assert NPU or "NPU_TURBO" not in openvino._settings(npu, OpenvinoOptions(power="high-performance"))
+    cpu = find_device("cpu")
+    assert openvino._settings(cpu, OpenvinoOptions(power="low-power"))["SCHEDULING_CORE_TYPE"] == "ECORE_ONLY"
 
 
 # Rules ---------------------------------------------------------------------------------------------------------------
