@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from gpucompile.backends.openvino import compile as openvino
-from gpucompile.backends.openvino.rules import rejections
 from gpucompile.compiler import Clock, Options, Source, import_model, source_hash
 from gpucompile.errors import InputError, UnsupportedError
 from gpucompile.fallback import compile_part_on_gpu
@@ -180,7 +179,8 @@ class _Divider:
             PassManager(openvino.PIPELINE[kind]).run(graph, Context(Target.portable()))
         except UnsupportedError as e:
             return [_line(e)]
-        return [str(r) for r in rejections(graph, kind)]
+        model = openvino.lowered(graph, kind)
+        return list(map(str, model)) if isinstance(model, list) else []
 
     # ------------------------------------------------------------------ choosing
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import gpucompile
+from benchmarks import networks
 from gpucompile.backends.openvino.compile import with_blob
-from gpucompile.backends.openvino.rules import rejections
+from gpucompile.backends.openvino.rules import model_rejections, rejections
 from gpucompile.errors import BundleError, ClosedError, DeviceError, InputError, UnsupportedError
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.interpret import interpret
@@ -22,7 +23,7 @@ from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.activation import Relu
 from gpucompile.ops.contraction import Matmul
 from gpucompile.ops.elementwise import Add, Identity
-from gpucompile.ops.movement import Reshape
+from gpucompile.ops.movement import Repeat, Reshape
 from gpucompile.runtime import choose, openvino
 from gpucompile.runtime.bundle import read_bundle
 from gpucompile.runtime.openvino import OpenvinoDevice, OpenvinoExecutable, OpenvinoOptions, find_device, list_devices
@@ -341,3 +342,38 @@ def test_constants_beyond_int32() -> None:
     g.set_outputs({"y": g.add(Add(), x, g.constant(np.array([2**31])))})
     with pytest.raises(UnsupportedError, match="beyond int32"):
         gpucompile.compile(g, devices=("cpu",))
+
+
+def test_npu_rules_of_the_lowered_model() -> None:
+    """Ops that lower to more axes than they have, and what no op touches."""
+    g = Graph("g")
+    x = g.add_input("x", TensorType(F32, (1, 2, 1, 2, 2)))
+    g.set_outputs({"y": g.add(Repeat((2, 1, 1, 3, 1)), x)})
+    with pytest.raises(UnsupportedError, match=r"NPU device: OpenVINO's \w+ '\w+': f16\[.*\] has 6 axes"):
+        gpucompile.compile(g, devices=("npu",))
+    with gpucompile.load(gpucompile.compile(g, devices=("cpu",)), "cpu") as exe:
+        agree(exe.run({"x": np.ones((1, 2, 1, 2, 2), np.float32)}), g, {"x": np.ones((1, 2, 1, 2, 2), np.float32)})
+    g = Graph("g")
+    g.set_outputs({"y": g.add_input("n", TensorType(DataType.UINT64, (3,)))})
+    with pytest.raises(UnsupportedError, match="Parameter 'n': the NPU has no u64"):
+        gpucompile.compile(g, devices=("npu",))
+
+
+def test_npu_models_keep_the_rules() -> None:
+    """What is written for the NPU, read back by OpenVINO: static, at most 5 axes, its types, weights in float16."""
+    ov = openvino.openvino_module()
+    bundle = gpucompile.compile(networks.cached("squeezenet"), devices=("npu",))
+    meta = bundle.openvino_model("npu")
+    model = openvino._read(meta, bundle.openvino_file(meta.xml), bundle.openvino_file(meta.weights))
+    assert not list(model_rejections(model, "npu"))
+    elements = {}
+    for op in model.get_ordered_ops():
+        assert not op.is_dynamic()
+        for out in op.outputs():
+            elements.setdefault(out.get_element_type().get_type_name(), set()).add(op.get_type_name())
+    assert "Convolution" in elements["f16"] and "Convolution" not in elements["f32"]
+    large = [op for op in model.get_ordered_ops() if op.get_type_name() == "Constant" and op.output(0).get_size() > 100]
+    assert large and all(op.output(0).get_element_type() == ov.Type.f16 for op in large)
+    dynamic = ov.opset13.parameter(ov.PartialShape([-1, 2]), ov.Type.f32)
+    reasons = list(model_rejections(ov.Model([ov.opset13.relu(dynamic)], [dynamic], "dynamic"), "npu"))
+    assert reasons and all("is not static" in r.reason for r in reasons)
