@@ -375,7 +375,11 @@ def test_npu_models_keep_the_rules() -> None:
         for out in op.outputs():
             elements.setdefault(out.get_element_type().get_type_name(), set()).add(op.get_type_name())
     assert "Convolution" in elements["f16"] and "Convolution" not in elements["f32"]
-    large = [op for op in model.get_ordered_ops() if op.get_type_name() == "Constant" and np.prod(op.output(0).get_shape()) > 100]
+    large = [
+        op
+        for op in model.get_ordered_ops()
+        if op.get_type_name() == "Constant" and np.prod(op.output(0).get_shape()) > 100
+    ]
     assert large and all(op.output(0).get_element_type() == ov.Type.f16 for op in large)
     opset = importlib.import_module("openvino.opset13")
     dynamic = opset.parameter(ov.PartialShape([-1, 2]), ov.Type.f32)
