@@ -147,8 +147,17 @@ class Executable:
 
     @property
     def fallback(self) -> tuple[HostNode, ...]:
-        """The nodes that the device does not run, each with the reason; empty where it runs everything."""
+        """The nodes that the first device of the order does not run, each with the reason; empty where it runs
+        everything."""
         return ()
+
+    #: Why devices that come earlier in the order (with `auto`: all others) do not run it, one line each.
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def device_name(self) -> str:
+        """What the device calls itself."""
+        return self.device.name
 
     # ------------------------------------------------------------------ running
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gpucompile.errors import BundleError, UnsupportedError
+from gpucompile.errors import InputError, UnsupportedError
 from gpucompile.runtime.bundle import BundleData, BundleLike
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import Executable, Pad, close_bundle
@@ -21,26 +21,31 @@ if TYPE_CHECKING:
 
 def make_executable(
     bundle: BundleLike | PartitionedLike,
-    device: Device,
+    device: Device | None = None,
     progress: Progress | None = None,
     submits: int = 1,
     pad: Pad = "error",
     owns_bundle: bool = False,
     memory: Memory | None = None,
     stream: bool = False,
+    options: Any = None,
+    substitute: bool = False,
 ) -> Executable:
     """The executable a bundle asks for: a `BucketExecutable` if it has buckets, a `PartitionedExecutable` if it is in
-    parts. `owns_bundle` closes the bundle as soon as it is not needed, unless this raises."""
+    parts, whose parts for OpenVINO get `options`. `owns_bundle` closes the bundle as soon as it is not needed, unless
+    this raises."""
     if hasattr(bundle, "host_part"):
         from gpucompile.runtime.partitioned import PartitionedExecutable
 
         if stream:
             raise UnsupportedError("load: stream=True is not for a bundle in parts, some of them for the CPU")
         try:
-            return PartitionedExecutable(cast("PartitionedLike", bundle), device, progress, submits)
+            parts = cast("PartitionedLike", bundle)
+            return PartitionedExecutable(parts, device, progress, submits, options, substitute)
         finally:
             if owns_bundle:
                 close_bundle(bundle)
+    device = device or default_device()
     if bundle.buckets:
         from gpucompile.runtime.buckets import BucketExecutable
 
@@ -65,11 +70,13 @@ def load(
 
     `device` is a gpucompile.Device, or gpu, npu or cpu (the latter two through OpenVINO, with `options` a
     gpucompile.OpenvinoOptions), or auto: the fastest of those that the bundle is for and that are here, which is
-    measured once and remembered. None is the GPU where the bundle is for it, else the NPU, else the CPU.
+    measured once and remembered; or first: the first of npu, gpu, cpu. `Executable.skipped` says why devices before it
+    were not taken. None is the GPU where the bundle is for it, else the NPU, else the CPU.
     Without a Device, one shared by the whole process is opened, and let go when its last executable is. A run is one
     submission; with `submits` above 1 it is cut into up to that many, so that the device starts before the host has
-    recorded everything (12 to 23 % less latency with 4 on an H200, see benchmarks/README.md). A bundle with parts for
-    the CPU needs onnxruntime or onnx; `Executable.fallback` lists what they run.
+    recorded everything (12 to 23 % less latency with 4 on an H200, see benchmarks/README.md). A bundle in parts takes
+    no kind of device but first and auto, which let OpenVINO's CPU run parts for an NPU that is not here; its host parts
+    need onnxruntime or onnx. `Executable.fallback` lists what the first device of the order does not run.
     A bundle compiled for several sizes (`dims={"seq": [16, 64]}`) becomes a `BucketExecutable`: `pad` says what becomes
     of inputs between the sizes, "error" refuses them, "zeros", a number, or a dict of numbers by input name fills them
     up to the next size, and cuts the outputs.
@@ -88,15 +95,19 @@ def load(
         if device == "gpu":
             device = default_device()
         variants = getattr(bundle, "variants", None)  # None: a bundle in parts
-        if isinstance(device, str) and variants is None:
-            raise BundleError(f"a bundle in parts, some of them for the CPU, runs on a GPU, not on {device}")
+        if variants is None:
+            if device not in (None, "first", "auto") and not isinstance(device, Device):
+                raise InputError(f"a bundle in parts runs each where it was compiled for, not all on {device!r}")
+            on = device if isinstance(device, Device) else None
+            substitute = isinstance(device, str)
+            return make_executable(bundle, on, progress, submits, pad, owns, memory, stream, options, substitute)
         if isinstance(device, str) or (device is None and variants == ()):
             from gpucompile.runtime.choose import load_on
 
             if stream:
                 raise UnsupportedError("load: stream=True is for the GPU")
             return load_on(bundle, device or "first", progress, submits, pad, options, owns)
-        return make_executable(bundle, device or default_device(), progress, submits, pad, owns, memory, stream)
+        return make_executable(bundle, device, progress, submits, pad, owns, memory, stream)
     except BaseException:
         if isinstance(bundle, (BundleData, PartitionedData)) and owns:
             bundle.close()
