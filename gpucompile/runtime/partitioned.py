@@ -110,16 +110,20 @@ class PartitionedExecutable(Executable):
     def run_bound(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
     ) -> dict[str, Any]:
-        """Not possible, like `dispatch`."""
-        self.dispatch(inputs, outputs)
-        return {}
+        """`run` on arrays; with GPU buffers not possible, like `dispatch`."""
+        self._refuse_buffers(inputs, outputs)
+        return {n: y for n, y in self.run(inputs).items() if read is None or n in read}
 
     async def run_bound_async(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
     ) -> dict[str, Any]:
-        """Not possible, like `dispatch`."""
-        self.dispatch(inputs, outputs)
-        return {}
+        """`run_bound`, without blocking the event loop."""
+        self._refuse_buffers(inputs, outputs)
+        return {n: y for n, y in (await self.run_async(inputs)).items() if read is None or n in read}
+
+    def _refuse_buffers(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        if outputs or any(hasattr(value, "usage") for value in inputs.values()):
+            self.dispatch(inputs, outputs)
 
     def copied_bytes(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int:
         """Not possible, like `dispatch`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucompile.errors import ModelError
+from gpucompile.errors import InputError, ModelError
 from gpucompile.runtime.format import Port
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ TYPE_NAMES = {
 }  # fmt: skip
 
 
+NO_VERSION = 2**63 - 1
+
+
 @dataclass(frozen=True)
 class NodeArg:
     """An input or output: its name, its shape (None or a name where a dimension is free), ONNX Runtime's type text."""
@@ -29,28 +33,64 @@ class NodeArg:
     shape: tuple[int | str | None, ...] | list[int | str | None]
     type: str
 
+    def __str__(self) -> str:
+        return f"NodeArg(name={self.name!r}, type={self.type!r}, shape={list(self.shape)!r})"
+
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What the model file says of itself."""
+    """What the model file says of itself. A `version` that it lacks is 2**63 - 1, as in ONNX Runtime."""
 
     producer_name: str = ""
     graph_name: str = ""
     domain: str = ""
     description: str = ""
     graph_description: str = ""
-    version: int = 0
+    version: int = NO_VERSION
     custom_metadata_map: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Header:
-    """The inputs (those without an initializer) and outputs of a model, which of them are bool, and its metadata."""
+    """The inputs (those without an initializer) and outputs of a model, which of them are bool, and its metadata.
+
+    overridable  the inputs that have an initializer
+    denotations  denotation, input and axis of the dimensions whose purpose the model names"""
 
     inputs: tuple[NodeArg, ...]
     outputs: tuple[NodeArg, ...]
     booleans: frozenset[str]
     metadata: ModelMetadata
+    overridable: tuple[NodeArg, ...] = ()
+    denotations: tuple[tuple[str, NodeArg, int], ...] = ()
+
+    @functools.cached_property
+    def input_names(self) -> frozenset[str]:
+        return frozenset(a.name for a in self.inputs)
+
+    @functools.cached_property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(a.name for a in self.outputs)
+
+    def denoted(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Sizes by denotation -> by name of the dimension. InputError for a denotation that no dimension has, and for a
+        dimension of another size."""
+        out: dict[str, int] = {}
+        for denotation, size in sizes.items():
+            places = [(arg, axis) for d, arg, axis in self.denotations if d == denotation]
+            if not places:
+                known = ", ".join(dict.fromkeys(d for d, _, _ in self.denotations)) or "no denotations"
+                raise InputError(f"free_dimension_overrides_by_denotation: no {denotation!r}; the model has {known}")
+            for arg, axis in places:
+                extent = arg.shape[axis]
+                if isinstance(extent, int) and extent != size:
+                    raise InputError(
+                        f"free_dimension_overrides_by_denotation: {denotation!r} is to be {size}, axis {axis} of input "
+                        f"{arg.name!r} is {extent}"
+                    )
+                if not isinstance(extent, int):
+                    out[extent or f"{arg.name}[{axis}]"] = size
+        return out
 
     def free_dimensions(self, given: Mapping[str, int]) -> dict[str, tuple[str, int]]:
         """Free dimensions that `given` does not bind -> an input and axis that have it."""
@@ -79,13 +119,25 @@ def read_header(source: str | Path | bytes | onnx.ModelProto) -> Header:
     except (OSError, DecodeError) as e:
         raise ModelError(f"{'the model' if isinstance(source, bytes) else source}: cannot be read: {e}") from e
     graph, stored = model.graph, {t.name for t in model.graph.initializer}
+    stored |= {t.values.name for t in model.graph.sparse_initializer}
     inputs = tuple(_arg(v) for v in graph.input if v.name not in stored)
+    overridable = tuple(_arg(v) for v in graph.input if v.name in stored) if model.ir_version >= 4 else ()
     outputs = tuple(_arg(v) for v in graph.output)
+    args = {a.name: a for a in inputs}
+    denotations = tuple(
+        (d.denotation, args[v.name], axis)
+        for v in graph.input
+        if v.name in args
+        for axis, d in enumerate(v.type.tensor_type.shape.dim)
+        if d.denotation
+    )
     metadata = ModelMetadata(
-        model.producer_name, graph.name, model.domain, model.doc_string, graph.doc_string, model.model_version,
+        model.producer_name, graph.name, model.domain, model.doc_string, graph.doc_string,
+        model.model_version if model.HasField("model_version") else NO_VERSION,
         {p.key: p.value for p in model.metadata_props},
     )  # fmt: skip
-    return Header(inputs, outputs, frozenset(a.name for a in (*inputs, *outputs) if a.type == "tensor(bool)"), metadata)
+    booleans = frozenset(a.name for a in (*inputs, *outputs) if a.type == "tensor(bool)")
+    return Header(inputs, outputs, booleans, metadata, overridable, denotations)
 
 
 def header_of_ports(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> Header:
@@ -98,11 +150,25 @@ def header_of_ports(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> Head
 
 
 def _arg(value: Any) -> NodeArg:
+    dims: list[int | str | None] = [
+        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in value.type.tensor_type.shape.dim
+    ]
+    return NodeArg(value.name, dims, _type_text(value.type))
+
+
+def _type_text(type: Any) -> str:
+    """ONNX Runtime's text of a type, such as `seq(tensor(float))`."""
     import onnx
 
-    tensor = value.type.tensor_type
-    name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "undefined"
-    dims: list[int | str | None] = [
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim
-    ]
-    return NodeArg(value.name, dims, f"tensor({name})")
+    kind = type.WhichOneof("value")
+    if kind == "sequence_type":
+        return f"seq({_type_text(type.sequence_type.elem_type)})"
+    if kind == "optional_type":
+        return f"optional({_type_text(type.optional_type.elem_type)})"
+    if kind == "map_type":
+        key = onnx.TensorProto.DataType.Name(type.map_type.key_type).lower()
+        return f"map({key},{_type_text(type.map_type.value_type)})"
+    sparse = kind == "sparse_tensor_type"
+    element = (type.sparse_tensor_type if sparse else type.tensor_type).elem_type
+    name = onnx.TensorProto.DataType.Name(element).lower() if element else "undefined"
+    return f"{'sparse_tensor' if sparse else 'tensor'}({name})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,17 +17,19 @@ import numpy as np
 from gpucompile.compiler import compile
 from gpucompile.errors import ClosedError, InputError, UnsupportedError
 from gpucompile.runtime.bundle import BundleLike, read_bundle
-from gpucompile.runtime.device import Device, default_device
+from gpucompile.runtime.device import Device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable, load, select_plan
 from gpucompile.runtime.format import Plan, Port
 from gpucompile.runtime.openvino import OpenvinoExecutable, model_for
 from gpucompile.session.model import Header, ModelMetadata, NodeArg, header_of_ports, read_header
-from gpucompile.session.options import Provider, SessionOptions, device_type_of, locations_of, providers_of
+from gpucompile.session.options import SessionOptions, check_run_options, locations_of
+from gpucompile.session.ortvalue import OrtValue
 from gpucompile.session.pool import Pool
 from gpucompile.session.profile import Trace
-from gpucompile.session.run import Run
-from gpucompile.session.tensor import CPU, Tensor, context_of
-from gpucompile.webnn.context import ML, MLContext
+from gpucompile.session.providers import falls_back, open_context, providers_of, unused_options
+from gpucompile.session.run import Run, require_inputs
+from gpucompile.session.tensor import CPU, Tensor
+from gpucompile.webnn.context import MLContext
 from gpucompile.webnn.host import OpenvinoContext
 
 if TYPE_CHECKING:
@@ -35,6 +38,19 @@ if TYPE_CHECKING:
     from gpucompile.session.binding import IOBinding
 
 __all__ = ["InferenceSession", "ModelMetadata", "NodeArg"]
+
+#: Methods of ONNX Runtime's InferenceSession without a meaning here -> why.
+_REFUSED = {
+    "run_with_ortvaluevector": "OrtValueVector is ONNX Runtime's own; use run_with_ort_values",
+    "get_input_memory_infos": "OrtMemoryInfo is ONNX Runtime's own; memory() has the bytes",
+    "get_output_memory_infos": "OrtMemoryInfo is ONNX Runtime's own; memory() has the bytes",
+    "get_input_epdevices": "OrtEpDevice is ONNX Runtime's own; device is the session's",
+    "get_provider_graph_assignment_info": "OrtEpAssignedSubgraph is ONNX Runtime's own; what cpu takes is warned of",
+    "get_tuning_results": "kernels are not tuned at run time",
+    "set_tuning_results": "kernels are not tuned at run time",
+    "set_ep_dynamic_options": "options are fixed when the session is opened",
+    "release_captured_graph": "nothing is captured, a run replays what was recorded",
+}
 
 #: Shapes for which a model with free dimensions stays compiled.
 KEPT_PROGRAMS = 8
@@ -58,6 +74,7 @@ class InferenceSession:
                       in `[{"name": "webnn", "deviceType": "npu"}]`; the first is used. Sessions that exchange tensors
                       share a `context`, or a `device` (a `wgpu.GPUDevice` or `gpucompile.Device`); without either all
                       share one device.
+                      With cpu after a GPU, the CPU takes the nodes that the GPU cannot, and a warning lists them.
     provider_options  a list of dicts, as ONNX Runtime has it
     options           session options by name, in snake_case or camelCase
 
@@ -76,28 +93,48 @@ class InferenceSession:
         provider_options: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
+        if bool(int(options.pop("enable_fallback", 0))):
+            self.enable_fallback()
         self._options = SessionOptions.of(sess_options, options)
-        self._providers = providers_of(providers, provider_options)
-        self._context = _context(self._providers[0], self._options)
+        if providers is None and self._options.execution_providers:
+            providers = self._options.execution_providers
+        elif self._options.execution_providers:
+            raise InputError("InferenceSession: providers are given and in the options (execution_providers)")
+        self._given = path_or_bytes
         self._lock = threading.RLock()
-        self._pool = Pool(self._context)
         self._trace = Trace(self._options.profile_file_prefix) if self._options.enable_profiling else None
+        self._open(providers, provider_options)
+
+    def _open(self, providers: Any, provider_options: Any) -> None:
+        """Choose the device and compile."""
+        self._providers = providers_of(providers, provider_options)
+        first = self._providers[0]
+        self._options.warn_of_hints(unused_options(first), first.device_type == "cpu")
+        self._fallback = "warn" if falls_back(self._providers) and self._options.may_fall_back else "error"
+        self._context = open_context(first, self._options.intra_op_num_threads)
+        self._pool = Pool(self._context)
         self._programs: OrderedDict[tuple[tuple[str, int], ...], _Program] = OrderedDict()
         self._closed = False
         self._source: Any = None
         self._header: Header
         self._free: dict[str, tuple[str, int]] = {}
-        overrides = dict(self._options.free_dimension_overrides)
-        if _is_bundle(path_or_bytes):
-            bundle = read_bundle(path_or_bytes) if isinstance(path_or_bytes, (str, Path)) else path_or_bytes
+        source = self._given
+        if _is_bundle(source):
+            bundle = read_bundle(source) if isinstance(source, (str, Path)) else source
             program = self._programs[()] = self._load(bundle)
             self._header = header_of_ports(program.executable.inputs, program.executable.outputs)
         else:
-            self._source, self._header = path_or_bytes, read_header(path_or_bytes)  # type: ignore[arg-type]
+            self._source, self._header = source, read_header(source)  # type: ignore[arg-type]
+            overrides = self._options.free_dimension_overrides
+            overrides |= self._header.denoted(self._options.free_dimension_overrides_by_denotation)
             self._free = self._header.free_dimensions(overrides)
             if not self._free:
                 self._program({})
-        self._locations = locations_of(self._options.preferred_output_location, [o.name for o in self._header.outputs])
+            elif self._options.optimized_model_filepath:
+                raise UnsupportedError(
+                    f"optimized_model_filepath: the free dimension {next(iter(self._free))!r} has no size"
+                )
+        self._locations = locations_of(self._options.preferred_output_location, self._header.output_names)
         if isinstance(self._context, OpenvinoContext) and set(self._locations.values()) - {CPU}:
             raise UnsupportedError("preferred_output_location: outputs of npu and cpu are numpy arrays, location cpu")
 
@@ -115,13 +152,34 @@ class InferenceSession:
         """What the model file says of itself (nothing for a bundle)."""
         return self._header.metadata
 
+    def get_overridable_initializers(self) -> list[NodeArg]:
+        """The inputs that have an initializer. Its value is compiled in: a run does not take another."""
+        return list(self._header.overridable)
+
     def get_providers(self) -> list[str]:
-        """The providers in use, as they were asked for."""
-        return [p.name for p in self._providers]
+        """The providers, spelled as they were asked for."""
+        return [p.given for p in self._providers]
 
     def get_provider_options(self) -> dict[str, dict[str, Any]]:
-        """Their options."""
-        return {p.name: dict(p.options) for p in self._providers}
+        """Their options, in snake_case."""
+        return {p.given: dict(p.options) for p in self._providers}
+
+    def set_providers(
+        self, providers: Sequence[Any] | None = None, provider_options: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Compile anew for other providers (see the class); outputs that callers hold stay theirs."""
+        with self._lock:
+            self.close()
+            self._open(providers, provider_options)
+
+    def disable_fallback(self) -> None:
+        """Nothing to do: a run that fails raises, and is never repeated elsewhere."""
+
+    def enable_fallback(self) -> None:
+        """Refused with UnsupportedError. What may run on the CPU is decided when the session is opened."""
+        raise UnsupportedError(
+            "enable_fallback: a failed run raises; list cpu after the provider to have it take nodes"
+        )
 
     def get_session_options(self) -> SessionOptions:
         """The options it was made with."""
@@ -165,10 +223,26 @@ class InferenceSession:
 
         An output is a numpy array, or a Tensor where its preferred location is the GPU or `fetches` has one. A run all
         of whose outputs stay on the GPU does not wait. InputError for what does not fit, before anything runs."""
-        run = Run(self, output_names, input_feed, fetches)
+        if run_options is not None:
+            check_run_options(run_options)
+        return self._finish(Run(self, output_names, input_feed, fetches))
+
+    def _finish(self, run: Run) -> list[Any]:
         with self._measured(run):
             arrays = run.program.executable.run_bound(run.inputs, run.buffers, run.read)
         return run.results(arrays)
+
+    def run_with_ort_values(
+        self, output_names: Sequence[str] | None, input_dict_ort_values: Mapping[str, Any], run_options: Any = None
+    ) -> list[OrtValue]:
+        """`run` on OrtValues (or Tensors); the outputs are OrtValues where `preferred_output_location` has them."""
+        results = self.run(output_names, input_dict_ort_values, run_options)
+        names = output_names or self._header.output_names
+        types = {a.name: a.type for a in self._header.outputs}
+        return [
+            OrtValue(r if isinstance(r, Tensor) else Tensor.from_numpy(r), types[name])
+            for name, r in zip(names, results, strict=True)
+        ]
 
     def run_async(
         self,
@@ -181,18 +255,25 @@ class InferenceSession:
         fetches: Mapping[str, Any] | None = None,
     ) -> Awaitable[list[Any]] | None:
         """`run`, awaitable; or, as in ONNX Runtime's Python API, with a `callback(results, user_data, error)` that is
-        called from another thread (`error` is an empty text if all went well)."""
+        called from another thread (`error` is an empty text if all went well). A missing input raises at once. Runs
+        with callbacks may overtake one another; an error that a callback raises goes to `sys.excepthook`."""
+        if run_options is not None:
+            check_run_options(run_options)
         if callback is None:
             return self._run_async(output_names, input_feed, fetches)
+        require_inputs(input_feed, self._header)
         call = callback
 
         def work() -> None:
             try:
                 results = self.run(output_names, input_feed, fetches=fetches)
+                error = ""
             except Exception as e:
-                call([], user_data, str(e))
-            else:
-                call(results, user_data, "")
+                results, error = [], str(e)
+            try:
+                call(results, user_data, error)
+            except Exception:
+                sys.excepthook(*sys.exc_info())
 
         _workers().submit(work)
         return None
@@ -213,7 +294,17 @@ class InferenceSession:
 
     def run_with_iobinding(self, iobinding: IOBinding, run_options: Any = None) -> None:
         """Run once with what is bound; the results are in the binding."""
+        if iobinding._session is not self:
+            raise InputError("run_with_iobinding: the binding is another session's")
+        if run_options is not None:
+            check_run_options(run_options)
         iobinding._run()
+
+    def create_ortvalue_from_shape_and_type(
+        self, shape: Sequence[int], element_type: Any, device_type: str = "webgpu", device_id: int = 0
+    ) -> OrtValue:
+        """A tensor of undefined content on this session's device; see `OrtValue.ortvalue_from_shape_and_type`."""
+        return OrtValue.ortvalue_from_shape_and_type(shape, element_type, device_type, device_id, context=self._context)
 
     def warm_up(self, dims: Mapping[str, int] | None = None) -> None:
         """Compile what is not compiled (for these sizes of free dimensions) and run once on zeros."""
@@ -224,8 +315,18 @@ class InferenceSession:
     def end_profiling(self) -> str:
         """Stop profiling and return the name of the trace file, which `chrome://tracing` and Perfetto open."""
         if self._trace is None:
-            raise InputError("end_profiling: the session was opened without enable_profiling")
-        return self._trace.write()
+            raise InputError("end_profiling: no profile is being made (option enable_profiling)")
+        trace, self._trace = self._trace, None
+        return trace.write()
+
+    def get_profiling_start_time_ns(self) -> int:
+        """When profiling began, in nanoseconds of `time.monotonic_ns`; InputError if it is off."""
+        if self._trace is None:
+            raise InputError("get_profiling_start_time_ns: no profile is being made (option enable_profiling)")
+        return self._trace.start
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"InferenceSession has no {name!r}" + (f": {_REFUSED[name]}" if name in _REFUSED else ""))
 
     def _measured(self, run: Run) -> Any:
         return _Nothing() if self._trace is None else self._trace.measure("run", run.names)
@@ -257,23 +358,30 @@ class InferenceSession:
             if arg not in values:
                 raise InputError(f"run: the input {arg!r} is missing, which says how large {name!r} is")
             shape = np.shape(values[arg]) if not isinstance(values[arg], Tensor) else values[arg].dims
-            if axis >= len(shape):
-                raise InputError(f"run: input {arg!r} has rank {len(shape)}, too few axes")
+            (rank,) = (len(a.shape) for a in self._header.inputs if a.name == arg)
+            if len(shape) != rank:
+                raise InputError(f"run: input {arg!r} has rank {len(shape)}, the model wants rank {rank}")
             out[name] = int(shape[axis])
         return out
 
     def _compile(self, dims: dict[str, int]) -> _Program:
+        bundle: Any = None
         if isinstance(self._context, OpenvinoContext):
-            return self._load(compile(self._source, None, dims, devices=(self._context.device.kind,)))
+            bundle = compile(self._source, None, dims, devices=(self._context.device.kind,))
+            if self._options.optimized_model_filepath:
+                bundle.save(self._options.optimized_model_filepath)
+            return self._load(bundle)
         device = self._context.device
         target = self._context._target
         budget = self._options.memory_budget
-        bundle: Any = None
         for plan_mode in ("balanced",) if budget is None else ("balanced", "memory"):
-            bundle = compile(self._source, target, dims, self._options.pipeline, plan_mode)
-            plan = select_plan(bundle, device)
-            if budget is None or needed_bytes(plan)["total"] <= budget:
+            bundle = compile(self._source, target, dims, self._options.pipeline, plan_mode, fallback=self._fallback)
+            if budget is None or hasattr(bundle, "host_part"):
                 break
+            if needed_bytes(select_plan(bundle, device))["total"] <= budget:
+                break
+        if self._options.optimized_model_filepath:
+            bundle.save(self._options.optimized_model_filepath)
         return self._load(bundle)
 
     def _load(self, bundle: Any) -> _Program:
@@ -282,6 +390,10 @@ class InferenceSession:
         if isinstance(on, OpenvinoContext):
             weights = model_for(bundle, on.device).weights.size
             need = {"weights": weights, "total": weights}
+        elif hasattr(bundle, "host_part"):
+            if budget is not None:
+                raise UnsupportedError("memory_budget: the bytes of a model with parts on the CPU are not known before")
+            need = {"total": 0}
         else:
             need = needed_bytes(select_plan(bundle, on.device))
         others = sum(sum(p.executable.memory().values()) for p in self._programs.values())
@@ -313,7 +425,7 @@ class InferenceSession:
         with self._lock:
             for program in self._programs.values():
                 for kind, size in program.executable.memory().items():
-                    out[names[kind]] += size
+                    out[names.get(kind, "scratch")] += size
         fixed = sum(out.values())
         return {**out, "tensors": self._pool.bytes, "total": fixed + self._pool.bytes, "peak": fixed + self._pool.peak}
 
@@ -348,32 +460,6 @@ def _is_bundle(source: Any) -> bool:
         path = Path(source)
         return path.suffix == ".gpub" or path.is_dir()
     return hasattr(source, "variants") and hasattr(source, "shard")
-
-
-def _context(provider: Provider, settings: SessionOptions) -> MLContext:
-    context, device = provider.options.get("context"), provider.options.get("device")
-    kind = device_type_of(provider)
-    if context is None and kind != "gpu":
-        return ML().create_context(
-            kind,
-            power_preference=str(provider.options.get("power_preference") or "default"),
-            num_threads=int(provider.options.get("num_threads") or settings.intra_op_num_threads),
-            cache_dir=provider.options.get("cache_dir"),
-        )
-    if context is not None:
-        if not isinstance(context, MLContext):
-            raise InputError(f"InferenceSession: context is an MLContext, not {type(context).__name__}")
-        context._require_open()
-        return context
-    if isinstance(device, str):  # "webgpu" and the like: the kind, not the device
-        device = None
-    if device is None:
-        preference = provider.options.get("power_preference")
-        power = str(preference or "default")
-        if power not in ("default", "high-performance", "low-power"):
-            raise InputError(f"InferenceSession: unknown powerPreference {power!r}")
-        device = default_device() if power == "default" else Device.open(power_preference=power)
-    return context_of(device if isinstance(device, Device) else Device.wrap(device))
 
 
 class _Nothing:
