@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,8 @@ class Header:
     """The inputs (those without an initializer) and outputs of a model, which of them are bool, and its metadata.
 
     overridable  the inputs that have an initializer
-    denotations  denotation, input and axis of the dimensions whose purpose the model names"""
+    denotations  denotation, input and axis of the dimensions whose purpose the model names
+    unshaped     the outputs whose shape the model does not say; see `infer_outputs`"""
 
     inputs: tuple[NodeArg, ...]
     outputs: tuple[NodeArg, ...]
@@ -63,6 +64,7 @@ class Header:
     metadata: ModelMetadata
     overridable: tuple[NodeArg, ...] = ()
     denotations: tuple[tuple[str, NodeArg, int], ...] = ()
+    unshaped: frozenset[str] = frozenset()
 
     @functools.cached_property
     def input_names(self) -> frozenset[str]:
@@ -106,18 +108,7 @@ class Header:
 
 def read_header(source: str | Path | bytes | onnx.ModelProto) -> Header:
     """The header of an ONNX model. Raises ModelError if it cannot be read."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        if isinstance(source, bytes):
-            model = onnx.load_model_from_string(source)
-        elif isinstance(source, onnx.ModelProto):
-            model = source
-        else:
-            model = onnx.load(str(source), load_external_data=False)
-    except (OSError, DecodeError) as e:
-        raise ModelError(f"{'the model' if isinstance(source, bytes) else source}: cannot be read: {e}") from e
+    model = _load(source)
     graph, stored = model.graph, {t.name for t in model.graph.initializer}
     stored |= {t.values.name for t in model.graph.sparse_initializer}
     inputs = tuple(_arg(v) for v in graph.input if v.name not in stored)
@@ -136,8 +127,34 @@ def read_header(source: str | Path | bytes | onnx.ModelProto) -> Header:
         model.model_version if model.HasField("model_version") else NO_VERSION,
         {p.key: p.value for p in model.metadata_props},
     )  # fmt: skip
+    unshaped = frozenset(v.name for v in graph.output if not v.type.tensor_type.HasField("shape"))
     booleans = frozenset(a.name for a in (*inputs, *outputs) if a.type == "tensor(bool)")
-    return Header(inputs, outputs, booleans, metadata, overridable, denotations)
+    return Header(inputs, outputs, booleans, metadata, overridable, denotations, unshaped)
+
+
+def infer_outputs(header: Header, source: str | Path | bytes | onnx.ModelProto) -> Header:
+    """The header with the shapes that ONNX infers for outputs without one; what it cannot tell stays None or empty."""
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(_load(source))
+    found = {v.name: _arg(v) for v in inferred.graph.output}
+    outputs = tuple(found[a.name] if a.name in header.unshaped else a for a in header.outputs)
+    return replace(header, outputs=outputs, unshaped=frozenset())
+
+
+def _load(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
+    """The model without weights in other files."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        if isinstance(source, bytes):
+            return onnx.load_model_from_string(source)
+        if isinstance(source, onnx.ModelProto):
+            return source
+        return onnx.load(str(source), load_external_data=False)
+    except (OSError, DecodeError) as e:
+        raise ModelError(f"{'the model' if isinstance(source, bytes) else source}: cannot be read: {e}") from e
 
 
 def header_of_ports(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> Header:

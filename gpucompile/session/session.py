@@ -21,7 +21,7 @@ from gpucompile.runtime.device import Device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable, load, select_plan
 from gpucompile.runtime.format import Plan, Port
 from gpucompile.runtime.openvino import OpenvinoExecutable, model_for
-from gpucompile.session.model import Header, ModelMetadata, NodeArg, header_of_ports, read_header
+from gpucompile.session.model import Header, ModelMetadata, NodeArg, header_of_ports, infer_outputs, read_header
 from gpucompile.session.options import SessionOptions, check_run_options, locations_of
 from gpucompile.session.ortvalue import OrtValue
 from gpucompile.session.pool import Pool
@@ -146,6 +146,8 @@ class InferenceSession:
 
     def get_outputs(self) -> list[NodeArg]:
         """Name, shape and type of every output."""
+        if self._free and self._header.unshaped:
+            self._header = infer_outputs(self._header, self._source)
         return [self._bound(arg) for arg in self._header.outputs]
 
     def get_modelmeta(self) -> ModelMetadata:
