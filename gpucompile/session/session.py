@@ -17,11 +17,11 @@ import numpy as np
 from gpucompile.compiler import compile
 from gpucompile.errors import ClosedError, InputError, UnsupportedError
 from gpucompile.runtime.bundle import BundleLike, read_bundle
-from gpucompile.runtime.device import Device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable, load, select_plan
 from gpucompile.runtime.format import Plan, Port
 from gpucompile.runtime.openvino import OpenvinoExecutable, model_for
-from gpucompile.session.model import Header, ModelMetadata, NodeArg, header_of_ports, infer_outputs, read_header
+from gpucompile.session.description import Description
+from gpucompile.session.model import ModelMetadata, NodeArg, header_of_ports, read_header
 from gpucompile.session.options import SessionOptions, check_run_options, locations_of
 from gpucompile.session.ortvalue import OrtValue
 from gpucompile.session.pool import Pool
@@ -29,7 +29,6 @@ from gpucompile.session.profile import Trace
 from gpucompile.session.providers import falls_back, open_context, providers_of, unused_options
 from gpucompile.session.run import Run, require_inputs
 from gpucompile.session.tensor import CPU, Tensor
-from gpucompile.webnn.context import MLContext
 from gpucompile.webnn.host import OpenvinoContext
 
 if TYPE_CHECKING:
@@ -38,19 +37,6 @@ if TYPE_CHECKING:
     from gpucompile.session.binding import IOBinding
 
 __all__ = ["InferenceSession", "ModelMetadata", "NodeArg"]
-
-#: Methods of ONNX Runtime's InferenceSession without a meaning here -> why.
-_REFUSED = {
-    "run_with_ortvaluevector": "OrtValueVector is ONNX Runtime's own; use run_with_ort_values",
-    "get_input_memory_infos": "OrtMemoryInfo is ONNX Runtime's own; memory() has the bytes",
-    "get_output_memory_infos": "OrtMemoryInfo is ONNX Runtime's own; memory() has the bytes",
-    "get_input_epdevices": "OrtEpDevice is ONNX Runtime's own; device is the session's",
-    "get_provider_graph_assignment_info": "OrtEpAssignedSubgraph is ONNX Runtime's own; what cpu takes is warned of",
-    "get_tuning_results": "kernels are not tuned at run time",
-    "set_tuning_results": "kernels are not tuned at run time",
-    "set_ep_dynamic_options": "options are fixed when the session is opened",
-    "release_captured_graph": "nothing is captured, a run replays what was recorded",
-}
 
 #: Shapes for which a model with free dimensions stays compiled.
 KEPT_PROGRAMS = 8
@@ -65,7 +51,7 @@ class _Program:
     outputs: dict[str, Port]
 
 
-class InferenceSession:
+class InferenceSession(Description):
     """ONNX Runtime's InferenceSession over gpucompile.
 
     path_or_bytes     an ONNX file, its bytes, an onnx.ModelProto, a bundle (`.gpub` or folder), or a Bundle
@@ -116,7 +102,6 @@ class InferenceSession:
         self._programs: OrderedDict[tuple[tuple[str, int], ...], _Program] = OrderedDict()
         self._closed = False
         self._source: Any = None
-        self._header: Header
         self._free: dict[str, tuple[str, int]] = {}
         source = self._given
         if _is_bundle(source):
@@ -138,34 +123,6 @@ class InferenceSession:
         if isinstance(self._context, OpenvinoContext) and set(self._locations.values()) - {CPU}:
             raise UnsupportedError("preferred_output_location: outputs of npu and cpu are numpy arrays, location cpu")
 
-    # ------------------------------------------------------------------ what it is
-
-    def get_inputs(self) -> list[NodeArg]:
-        """Name, shape and type of every input."""
-        return [self._bound(arg) for arg in self._header.inputs]
-
-    def get_outputs(self) -> list[NodeArg]:
-        """Name, shape and type of every output."""
-        if self._free and self._header.unshaped:
-            self._header = infer_outputs(self._header, self._source)
-        return [self._bound(arg) for arg in self._header.outputs]
-
-    def get_modelmeta(self) -> ModelMetadata:
-        """What the model file says of itself (nothing for a bundle)."""
-        return self._header.metadata
-
-    def get_overridable_initializers(self) -> list[NodeArg]:
-        """The inputs that have an initializer. Its value is compiled in: a run does not take another."""
-        return list(self._header.overridable)
-
-    def get_providers(self) -> list[str]:
-        """The providers, spelled as they were asked for."""
-        return [p.given for p in self._providers]
-
-    def get_provider_options(self) -> dict[str, dict[str, Any]]:
-        """Their options, in snake_case."""
-        return {p.given: dict(p.options) for p in self._providers}
-
     def set_providers(
         self, providers: Sequence[Any] | None = None, provider_options: Sequence[Mapping[str, Any]] | None = None
     ) -> None:
@@ -173,40 +130,6 @@ class InferenceSession:
         with self._lock:
             self.close()
             self._open(providers, provider_options)
-
-    def disable_fallback(self) -> None:
-        """Nothing to do: a run that fails raises, and is never repeated elsewhere."""
-
-    def enable_fallback(self) -> None:
-        """Refused with UnsupportedError. What may run on the CPU is decided when the session is opened."""
-        raise UnsupportedError(
-            "enable_fallback: a failed run raises; list cpu after the provider to have it take nodes"
-        )
-
-    def get_session_options(self) -> SessionOptions:
-        """The options it was made with."""
-        return self._options
-
-    @property
-    def context(self) -> MLContext:
-        """The WebNN context it runs in: pass it to other sessions, create MLTensors in it."""
-        return self._context
-
-    @property
-    def device(self) -> Device:
-        return self._context.device
-
-    def __repr__(self) -> str:
-        return f"<InferenceSession {self._header.metadata.graph_name!r} on {self.device.name!r}>"
-
-    def _bound(self, arg: NodeArg) -> NodeArg:
-        sizes = self._options.free_dimension_overrides
-        shape = [sizes.get(d or "", d) if not isinstance(d, int) else d for d in arg.shape]
-        program = None if self._free else next(iter(self._programs.values()), None)
-        if program is not None:
-            port = program.inputs.get(arg.name) or program.outputs.get(arg.name)
-            shape = list(port.shape) if port is not None else shape
-        return NodeArg(arg.name, shape, arg.type)
 
     # ------------------------------------------------------------------ running
 
@@ -326,9 +249,6 @@ class InferenceSession:
         if self._trace is None:
             raise InputError("get_profiling_start_time_ns: no profile is being made (option enable_profiling)")
         return self._trace.start
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"InferenceSession has no {name!r}" + (f": {_REFUSED[name]}" if name in _REFUSED else ""))
 
     def _measured(self, run: Run) -> Any:
         return _Nothing() if self._trace is None else self._trace.measure("run", run.names)
