@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from gpucompile.plan.partitioned import PartitionedBundle
     from gpucompile.runtime.buckets import BucketExecutable
     from gpucompile.runtime.device import Device
-    from gpucompile.runtime.executable import Executable, load
+    from gpucompile.runtime.executable import Executable
+    from gpucompile.runtime.loading import load
     from gpucompile.runtime.openvino import OpenvinoDevice, OpenvinoExecutable, OpenvinoOptions
     from gpucompile.session import (
         ExecutionMode,
@@ -125,7 +126,7 @@ _HOMES = {
     "Target": "target",
     "compile": "compiler",
     "compile_dynamic": "dynamic",
-    "load": "runtime.executable",
+    "load": "runtime.loading",
     "ExecutionMode": "session",
     "GraphOptimizationLevel": "session",
     "ModelMetadata": "session",

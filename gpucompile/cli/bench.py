@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from gpucompile.runtime.choose import ORDER, candidates, fastest, measure
     from gpucompile.runtime.device import default_device
-    from gpucompile.runtime.executable import make_executable
+    from gpucompile.runtime.loading import make_executable
 
     wanted = ORDER if args.devices == "all" else tuple(dict.fromkeys(args.devices.split(",")))
     if not set(wanted) <= set(ORDER):

@@ -75,7 +75,7 @@ def _pad(text: str) -> str | float:
 
 def run(args: argparse.Namespace) -> int:
     from gpucompile.runtime.device import Device
-    from gpucompile.runtime.executable import make_executable
+    from gpucompile.runtime.loading import make_executable
     from gpucompile.runtime.partitioned import PartitionedExecutable
     from gpucompile.runtime.parts import open_bundle
 
@@ -125,7 +125,7 @@ def _without_shaders(path: str) -> bool:
 
 def _run_on_kind(args: argparse.Namespace, files: dict[str, np.ndarray], bundled: bool) -> int:
     """On the NPU or the CPU, or on the fastest device."""
-    from gpucompile.runtime.executable import load
+    from gpucompile.runtime.loading import load
     from gpucompile.runtime.openvino import OpenvinoExecutable
     from gpucompile.target import Target
 

@@ -24,8 +24,9 @@ import numpy as np
 
 from gpucompile.errors import BundleError, DeviceError, InputError, UnsupportedError
 from gpucompile.runtime.device import default_device
-from gpucompile.runtime.executable import NUMPY_DTYPES, Array, Executable, Pad, make_executable
+from gpucompile.runtime.executable import NUMPY_DTYPES, Array, Executable, Pad
 from gpucompile.runtime.format import to_json
+from gpucompile.runtime.loading import make_executable
 from gpucompile.runtime.openvino import KINDS, OpenvinoExecutable, OpenvinoOptions, list_devices, model_for
 from gpucompile.runtime.player import Progress
 

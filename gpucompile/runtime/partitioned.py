@@ -21,6 +21,7 @@ from gpucompile.runtime.device import Device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable
 from gpucompile.runtime.format import HostNode, Part, PartitionManifest, Port, Slot
 from gpucompile.runtime.host import HostModel, open_host
+from gpucompile.runtime.memory import Memory
 from gpucompile.runtime.parts import DEVICE, PartitionedLike, fallback_of, resident, slots_of
 from gpucompile.runtime.player import Progress
 
@@ -31,10 +32,16 @@ class PartitionedExecutable(Executable):
     is -1 in their port's shape."""
 
     def __init__(
-        self, bundle: PartitionedLike, device: Device, progress: Progress | None = None, submits: int = 1
+        self,
+        bundle: PartitionedLike,
+        device: Device,
+        progress: Progress | None = None,
+        submits: int = 1,
+        memory: Memory | None = None,
     ) -> None:
-        """Create all GPU objects and open all host parts. Raises BundleError where a host part needs what is not
-        installed, and what `Executable` raises."""
+        """Create all GPU objects and open all host parts; `memory` counts what the device parts take.
+
+        Raises BundleError where a host part needs what is not installed, and what `Executable` raises."""
         self.device = device
         self.manifest = bundle.manifest
         self._slots = slots_of(self.manifest)
@@ -46,7 +53,7 @@ class PartitionedExecutable(Executable):
         try:
             for i, part in enumerate(self.manifest.parts):
                 if part.backend == DEVICE:
-                    self._runs.append(Executable(bundle.device_part(i), device, progress, submits))
+                    self._runs.append(Executable(bundle.device_part(i), device, progress, submits, memory=memory))
                 else:
                     self._runs.append(_open_host(bundle.host_part(i), i, part))
         except BaseException:

@@ -145,7 +145,8 @@ class IOBinding:
         if not self._outputs:
             raise InputError("run_with_iobinding: no output is bound")
         session = self._session
-        ports = session._program(session._dims_of(self._inputs)).outputs
+        with session._using(session._dims_of(self._inputs)) as program:
+            ports = program.outputs
         fetches: dict[str, Any] = {}
         for name, bound in self._outputs.items():
             if isinstance(bound, _Place):
@@ -154,8 +155,8 @@ class IOBinding:
                     fetches[name] = self._gpu_tensor(name, bound.location, ports[name])
             else:
                 fetches[name] = bound
-        run = Run(session, list(self._outputs), self._inputs, fetches, dict.fromkeys(self._outputs, CPU))
-        self._results = dict(zip(run.names, session._finish(run), strict=True))
+        with Run(session, list(self._outputs), self._inputs, fetches, dict.fromkeys(self._outputs, CPU)) as run:
+            self._results = dict(zip(run.names, session._finish(run), strict=True))
 
     def _gpu_tensor(self, name: str, location: str, port: Port) -> Tensor:
         """What was made for this output before, if it still fits."""

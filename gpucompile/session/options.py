@@ -89,7 +89,8 @@ class SessionOptions:
     preferred_output_location "cpu", "gpu-buffer", "ml-tensor", or a dict by output name
     free_dimension_overrides  sizes by name of the model's free dimensions; `..._by_denotation` by what a dimension is
                               for, such as DATA_BATCH
-    memory_budget             bytes that weights, scratch, inputs, outputs and staging may take together
+    memory_budget             bytes that weights, scratch, inputs, outputs, staging and outputs kept on the GPU may take
+                              together; what would be more is an UnsupportedError with the numbers, before it is made
     intra_op_num_threads      threads of provider cpu
     log_severity_level        3 (errors) and above silence warnings about options without effect; -1 is the default's
     logid                     what those warnings begin with

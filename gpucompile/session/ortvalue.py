@@ -78,8 +78,9 @@ class OrtValue:
         if location == CPU:
             return cls(Tensor.from_numpy(np.empty(tuple(shape), dtype)))
         kind, dims = DataType.of(dtype), tuple(int(d) for d in shape)
-        tensor = (context or context_of(default_device()))._tensor(TensorType(kind, dims), readable=True, writable=True)
-        made = Tensor(kind.value, dims, location, ml_tensor=tensor, release=tensor.destroy)
+        context = context or _default_context()
+        tensor = context._tensor(TensorType(kind, dims), readable=True, writable=True)
+        made = Tensor(kind.value, dims, location, ml_tensor=tensor, release=lambda collected: tensor.destroy())
         return cls(made, "tensor(bool)" if dtype.kind == "b" else None)
 
     @classmethod
@@ -169,6 +170,11 @@ class OrtValue:
 
     def __dlpack_device__(self) -> Any:
         return self.tensor.__dlpack_device__()
+
+
+def _default_context() -> MLContext:
+    device = default_device()
+    return context_of(device.handle, device)
 
 
 def location_of(device_type: Any, device_id: int, where: str) -> str:

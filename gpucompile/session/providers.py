@@ -118,7 +118,7 @@ def open_context(provider: Provider, threads: int) -> MLContext:
         )
     if device is None or isinstance(device, str):  # "webgpu" and the like: the kind, not the device
         device = default_device() if power == "default" else Device.open(power_preference=power)
-    return context_of(device if isinstance(device, Device) else Device.wrap(device))
+    return context_of(device.handle, device) if isinstance(device, Device) else context_of(device)
 
 
 def unused_options(provider: Provider) -> list[str]:

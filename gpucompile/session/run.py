@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """One run: everything checked, GPU tensors for the outputs at hand."""
+    """One run: everything checked, GPU tensors for the outputs at hand. A context, which keeps its program open; where
+    it ends with an error, the tensors that were made for the outputs are given back."""
 
     def __init__(
         self,
@@ -33,6 +35,8 @@ class Run:
         if not isinstance(feed, Mapping):
             raise InputError(f"run: the inputs are a dict by name, not {type(feed).__name__}")
         self.session = session
+        self._made: list[Tensor] = []
+        session._context._require_open()
         header = session._header
         for name in feed:
             if name not in header.input_names:
@@ -40,8 +44,21 @@ class Run:
         require_inputs(feed, header)
         values = {name: _value(name, value, header) for name, value in feed.items()}
         self.program = session._program(session._dims_of(values))
+        try:
+            self._prepare(values, output_names, fetches or {}, locations or session._locations)
+        except BaseException:
+            self._end(failed=True)
+            raise
+
+    def _prepare(
+        self,
+        values: Mapping[str, Any],
+        output_names: Sequence[str] | None,
+        fetches: Mapping[str, Any],
+        locations: Mapping[str, str],
+    ) -> None:
+        session, header = self.session, self.session._header
         self.names: Sequence[str] = list(output_names) if output_names else header.output_names
-        fetches = fetches or {}
         for name in (*self.names, *fetches):
             if name not in header.output_names:
                 raise InputError(f"run: there is no output {name!r}; there are {', '.join(header.output_names)}")
@@ -59,11 +76,11 @@ class Run:
             self.kept[name] = target = target.tensor if isinstance(target, OrtValue) else target
             self._fetch(name, target)
         self._refuse_shared()
-        locations = session._locations if locations is None else locations
         for name in self.names:
             location = locations[name]
             if name not in self.kept and location != CPU:
                 made = session._pool.output(self.program.outputs[name], location)
+                self._made.append(made)
                 self.buffers[name], self.kept[name] = made.gpu_buffer, made
         self.read = {n for n in (*self.names, *fetches) if n not in self.buffers}
 
@@ -87,6 +104,17 @@ class Run:
             raise InputError(f"fetch {name!r}: a Tensor or an array is wanted, not {type(target).__name__}")
         if not array.flags.writeable:
             raise InputError(f"fetch {name!r}: the array is read-only")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self._end(failed=e is not None)
+
+    def _end(self, failed: bool) -> None:
+        for tensor in self._made if failed else ():
+            tensor.dispose()
+        self.session._done(self.program)
 
     def _refuse_shared(self) -> None:
         """An output's buffer may be an input's only if everything that reads the input comes before what writes it."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ import numpy as np
 from gpucompile.compiler import compile
 from gpucompile.errors import ClosedError, InputError, UnsupportedError
 from gpucompile.runtime.bundle import BundleLike, read_bundle
-from gpucompile.runtime.executable import NUMPY_DTYPES, Executable, load, select_plan
-from gpucompile.runtime.format import Plan, Port
+from gpucompile.runtime.executable import NUMPY_DTYPES, Executable, select_plan
+from gpucompile.runtime.format import Port
+from gpucompile.runtime.loading import load
+from gpucompile.runtime.memory import Memory, plan_bytes
 from gpucompile.runtime.openvino import OpenvinoExecutable, model_for
 from gpucompile.session.description import Description
 from gpucompile.session.model import ModelMetadata, NodeArg, header_of_ports, read_header
@@ -49,6 +52,9 @@ class _Program:
     executable: Executable
     inputs: dict[str, Port]
     outputs: dict[str, Port]
+    host_bytes: int = 0  # of weights that count in the session's memory, but not by themselves
+    users: int = 0  # runs that are not finished
+    dropped: bool = False  # to be closed when nobody uses it any more
 
 
 class InferenceSession(Description):
@@ -98,7 +104,8 @@ class InferenceSession(Description):
         self._options.warn_of_hints(unused_options(first), first.device_type == "cpu")
         self._fallback = "warn" if falls_back(self._providers) and self._options.may_fall_back else "error"
         self._context = open_context(first, self._options.intra_op_num_threads)
-        self._pool = Pool(self._context)
+        self._memory = Memory(self._options.memory_budget, self._context._arenas)
+        self._pool = Pool(self._context, self._memory)
         self._programs: OrderedDict[tuple[tuple[str, int], ...], _Program] = OrderedDict()
         self._closed = False
         self._source: Any = None
@@ -114,7 +121,7 @@ class InferenceSession(Description):
             overrides |= self._header.denoted(self._options.free_dimension_overrides_by_denotation)
             self._free = self._header.free_dimensions(overrides)
             if not self._free:
-                self._program({})
+                self._done(self._program({}))
             elif self._options.optimized_model_filepath:
                 raise UnsupportedError(
                     f"optimized_model_filepath: the free dimension {next(iter(self._free))!r} has no size"
@@ -150,12 +157,13 @@ class InferenceSession(Description):
         of whose outputs stay on the GPU does not wait. InputError for what does not fit, before anything runs."""
         if run_options is not None:
             check_run_options(run_options)
-        return self._finish(Run(self, output_names, input_feed, fetches))
+        with Run(self, output_names, input_feed, fetches) as run:
+            return self._finish(run)
 
     def _finish(self, run: Run) -> list[Any]:
         with self._measured(run):
             arrays = run.program.executable.run_bound(run.inputs, run.buffers, run.read)
-        return run.results(arrays)
+            return run.results(arrays)
 
     def run_with_ort_values(
         self, output_names: Sequence[str] | None, input_dict_ort_values: Mapping[str, Any], run_options: Any = None
@@ -206,10 +214,9 @@ class InferenceSession(Description):
     async def _run_async(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], fetches: Mapping[str, Any] | None
     ) -> list[Any]:
-        run = Run(self, output_names, input_feed, fetches)
-        with self._measured(run):
+        with Run(self, output_names, input_feed, fetches) as run, self._measured(run):
             arrays = await run.program.executable.run_bound_async(run.inputs, run.buffers, run.read)
-        return run.results(arrays)
+            return run.results(arrays)
 
     def io_binding(self) -> IOBinding:
         """A set of inputs and outputs to be bound once and run often, see `run_with_iobinding`."""
@@ -232,10 +239,13 @@ class InferenceSession(Description):
         return OrtValue.ortvalue_from_shape_and_type(shape, element_type, device_type, device_id, context=self._context)
 
     def warm_up(self, dims: Mapping[str, int] | None = None) -> None:
-        """Compile what is not compiled (for these sizes of free dimensions) and run once on zeros."""
-        program = self._program(dict(dims or {}))
-        feeds = {n: np.zeros(p.shape, NUMPY_DTYPES[p.dtype]) for n, p in program.inputs.items()}
-        program.executable.run(feeds)
+        """Compile what is not compiled (for these sizes of free dimensions) and run once on zeros, so that a run like
+        it finds everything there: pipelines, buffers, and tensors for outputs that stay on the GPU."""
+        with self._using(dict(dims or {})) as program:
+            feeds = {n: np.zeros(p.shape, NUMPY_DTYPES[p.dtype]) for n, p in program.inputs.items()}
+        for result in self.run(None, feeds):
+            if isinstance(result, Tensor):
+                result.dispose()
 
     def end_profiling(self) -> str:
         """Stop profiling and return the name of the trace file, which `chrome://tracing` and Perfetto open."""
@@ -251,12 +261,39 @@ class InferenceSession(Description):
         return self._trace.start
 
     def _measured(self, run: Run) -> Any:
-        return _Nothing() if self._trace is None else self._trace.measure("run", run.names)
+        return contextlib.nullcontext() if self._trace is None else self._trace.measure("run", run.names)
 
     # ------------------------------------------------------------------ programs
 
+    @contextlib.contextmanager
+    def _using(self, dims: Mapping[str, int]) -> Iterator[_Program]:
+        """The model compiled for these sizes of its free dimensions, which stays open meanwhile."""
+        program = self._program(dims)
+        try:
+            yield program
+        finally:
+            self._done(program)
+
+    def _done(self, program: _Program) -> None:
+        """One user of a program less."""
+        with self._lock:
+            program.users -= 1
+            if program.dropped and not program.users:
+                self._close(program)
+
+    def _drop(self, program: _Program) -> None:
+        """Close a program as soon as nobody uses it."""
+        program.dropped = True
+        if not program.users:
+            self._close(program)
+
+    def _close(self, program: _Program) -> None:
+        program.executable.close()
+        self._memory.sub("weights", program.host_bytes)
+        program.host_bytes = 0
+
     def _program(self, dims: Mapping[str, int]) -> _Program:
-        """The model compiled for these sizes of its free dimensions."""
+        """The model compiled for these sizes of its free dimensions; `_done` must follow."""
         key = tuple(sorted(dims.items()))
         with self._lock:
             if self._closed:
@@ -268,9 +305,10 @@ class InferenceSession(Description):
                     raise InputError(f"the model's free dimension {missing[0]!r} has no size")
                 program = self._programs[key] = self._compile({**self._options.free_dimension_overrides, **dims})
                 if len(self._programs) > KEPT_PROGRAMS:
-                    self._programs.popitem(last=False)[1].executable.close()
+                    self._drop(self._programs.popitem(last=False)[1])
             else:
                 self._programs.move_to_end(key)
+            program.users += 1
             return program
 
     def _dims_of(self, values: Mapping[str, Any]) -> dict[str, int]:
@@ -293,71 +331,58 @@ class InferenceSession(Description):
             if self._options.optimized_model_filepath:
                 bundle.save(self._options.optimized_model_filepath)
             return self._load(bundle)
-        device = self._context.device
-        target = self._context._target
-        budget = self._options.memory_budget
-        for plan_mode in ("balanced",) if budget is None else ("balanced", "memory"):
+        device, target, limit = self._context.device, self._context._target, self._options.memory_budget
+        for plan_mode in ("balanced",) if limit is None else ("balanced", "memory"):
             bundle = compile(self._source, target, dims, self._options.pipeline, plan_mode, fallback=self._fallback)
-            if budget is None or hasattr(bundle, "host_part"):
+            if limit is None or hasattr(bundle, "host_part"):
                 break
-            if needed_bytes(select_plan(bundle, device))["total"] <= budget:
+            if sum(plan_bytes(select_plan(bundle, device)).values()) <= limit:
                 break
         if self._options.optimized_model_filepath:
             bundle.save(self._options.optimized_model_filepath)
         return self._load(bundle)
 
     def _load(self, bundle: Any) -> _Program:
-        budget = self._options.memory_budget
-        on = self._context
+        """A compiled model on the device; other shapes make room for it where memory is limited."""
+        on, memory = self._context, self._memory
         if isinstance(on, OpenvinoContext):
             weights = model_for(bundle, on.device).weights.size
-            need = {"weights": weights, "total": weights}
-        elif hasattr(bundle, "host_part"):
-            if budget is not None:
-                raise UnsupportedError("memory_budget: the bytes of a model with parts on the CPU are not known before")
-            need = {"total": 0}
-        else:
-            need = needed_bytes(select_plan(bundle, on.device))
-        others = sum(sum(p.executable.memory().values()) for p in self._programs.values())
-        if budget is not None and need["total"] + others > budget:
-            parts = ", ".join(f"{kind} {size:,}" for kind, size in need.items() if kind != "total")
-            held = f", and other shapes hold {others:,}" if others else ""
-            raise UnsupportedError(
-                f"memory_budget is {budget:,} bytes, the model needs {need['total']:,} ({parts}){held}"
-            )
-        if isinstance(on, OpenvinoContext):
+            memory.add("weights", weights, "the model")
             executable: Executable = OpenvinoExecutable(bundle, on.device, on._options)
+        elif hasattr(bundle, "host_part"):
+            if self._options.memory_budget is not None:
+                raise UnsupportedError("memory_budget: the bytes of a model with parts on the CPU are not known before")
+            weights, executable = 0, load(bundle, on.device, memory=memory)
         else:
-            executable = load(bundle, on.device)
-        return _Program(executable, {p.name: p for p in executable.inputs}, {p.name: p for p in executable.outputs})
+            weights, plan = 0, select_plan(bundle, on.device)
+            if not memory.fits(memory.needed(plan)):
+                self._pool.trim()
+            while not memory.fits(memory.needed(plan)) and self._programs:
+                self._drop(self._programs.popitem(last=False)[1])
+            memory.require("the model", memory.needed(plan))
+            executable = load(bundle, on.device, memory=memory)
+        inputs, outputs = ({p.name: p for p in each} for each in (executable.inputs, executable.outputs))
+        return _Program(executable, inputs, outputs, weights)
 
     # ------------------------------------------------------------------ memory and life
 
     def memory(self) -> dict[str, int]:
         """Bytes on the GPU: weights, scratch, inputs, outputs, staging of all compiled shapes; `tensors`, the outputs
-        that callers hold or that wait to be used again; `total`; and `peak`, the most that there was at a time."""
-        names = {
-            "weight": "weights",
-            "scratch": "scratch",
-            "input": "inputs",
-            "output": "outputs",
-            "staging": "staging",
-        }
-        out = dict.fromkeys(names.values(), 0)
-        with self._lock:
-            for program in self._programs.values():
-                for kind, size in program.executable.memory().items():
-                    out[names.get(kind, "scratch")] += size
-        fixed = sum(out.values())
-        return {**out, "tensors": self._pool.bytes, "total": fixed + self._pool.bytes, "peak": fixed + self._pool.peak}
+        that callers hold or that wait to be used again; `total`; and `peak`, the most that there was at a time.
+
+        `scratch` is what the session needs. It lies in buffers that all sessions of the context share, as large as the
+        neediest one wants: `context.memory()`, which also has what reading tensors takes."""
+        self._pool.take_collected()
+        held = self._memory.held()
+        return {**held, "total": sum(held.values()), "peak": self._memory.peak}
 
     def close(self) -> None:
         """Free the GPU memory; outputs that callers hold stay theirs."""
         with self._lock:
             self._closed = True
             programs, self._programs = list(self._programs.values()), OrderedDict()
-        for program in programs:
-            program.executable.close()
+            for program in programs:
+                self._close(program)
         self._pool.close()
 
     release = close
@@ -369,25 +394,11 @@ class InferenceSession(Description):
         self.close()
 
 
-def needed_bytes(plan: Plan) -> dict[str, int]:
-    """Bytes on the GPU that a plan takes: weights, scratch, inputs, outputs, staging, and their total."""
-    kinds = {"weights": "weight", "scratch": "scratch", "inputs": "input", "outputs": "output"}
-    out = {name: plan.bytes_of(kind) for name, kind in kinds.items()}  # type: ignore[arg-type]
-    out["staging"] = out["outputs"]
-    return {**out, "total": sum(out.values())}
-
-
 def _is_bundle(source: Any) -> bool:
     if isinstance(source, (str, Path)):
         path = Path(source)
         return path.suffix == ".gpub" or path.is_dir()
     return hasattr(source, "variants") and hasattr(source, "shard")
-
-
-class _Nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *args: object) -> None: ...
 
 
 _pool: ThreadPoolExecutor | None = None

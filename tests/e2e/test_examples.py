@@ -6,12 +6,16 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+
+import gpucompile
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 
@@ -87,6 +91,32 @@ def test_choose_backend(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert example.best({"cpu": {"mean": 2}, "gpu": {"mean": 1}, "npu": {"error": "none"}}) == "gpu"
 
 
+def test_progressive(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small model answers until the large one is ready, then the large one does."""
+    example = load("progressive", monkeypatch)
+    models = {"small": example.network(16, 16, 1), "large": example.network(16, 64, 4)}
+    answered = threading.Semaphore(0)
+
+    def slowly(stage: str, done: int, total: int) -> None:  # an upload that takes until two questions are answered
+        if stage == "weights":
+            assert all(answered.acquire(timeout=30) for _ in range(2))
+
+    asked, found = [], []
+    small = gpucompile.load(gpucompile.compile(models["small"]))
+    bundle = gpucompile.compile(models["large"])
+    with small, gpucompile.load(bundle, small.device, slowly, stream=True) as large:
+        questions = (asked.append(x) or x for x in example.questions(large, 16, 2))
+        for answer in example.answers(small, large, questions):
+            found.append(answer)
+            answered.release()
+    names = [a.model for a in found]
+    assert names[:2] == ["small", "small"] and names[-2:] == ["large", "large"] and names == sorted(names, reverse=True)
+    for answer, x in zip(found, asked, strict=True):
+        for w in models[answer.model].graph.initializer:
+            x = np.tanh(x @ onnx.numpy_helper.to_array(w))
+        np.testing.assert_allclose(answer.y, x, rtol=1e-4, atol=1e-5)
+
+
 #: Arguments that make a program quick, and what it prints.
 PROGRAMS = {
     "choose_backend": (["--size", "16", "--runs", "2"], "fastest: "),
@@ -95,6 +125,7 @@ PROGRAMS = {
     "io_binding": ([], "edges of edges"),
     "pipeline": (["--side", "16", "--repeat", "1"], "ms a batch"),
     "pre_allocated": (["--count", "2"], "input 1: class"),
+    "progressive": (["--size", "16", "--hidden", "64"], "large: "),
     "stream": (["--size", "16", "--count", "3"], "the same results"),
 }
 
