@@ -80,9 +80,11 @@ def thread_microseconds(call: Callable[[], object], repeat: int, finish: Callabl
 
 
 class _Mute:
-    """A device that does nothing."""
+    """A device that does nothing, and bears no marks (of being destroyed, for example)."""
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         return self
 
     def __call__(self, *args: object, **options: object) -> Any:
