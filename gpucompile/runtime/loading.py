@@ -41,7 +41,7 @@ def make_executable(
             raise UnsupportedError("load: stream=True is not for a bundle in parts, some of them for the CPU")
         try:
             parts = cast("PartitionedLike", bundle)
-            return PartitionedExecutable(parts, device, progress, submits, options, substitute)
+            return PartitionedExecutable(parts, device, progress, submits, options, substitute, memory)
         finally:
             if owns_bundle:
                 close_bundle(bundle)

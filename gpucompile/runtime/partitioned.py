@@ -21,6 +21,7 @@ from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable
 from gpucompile.runtime.format import HostNode, Part, PartitionManifest, Port, Slot
 from gpucompile.runtime.host import HostModel, open_host
+from gpucompile.runtime.memory import Memory
 from gpucompile.runtime.openvino import OpenvinoExecutable, OpenvinoOptions, find_device
 from gpucompile.runtime.parts import DEVICE, KIND_OF, Edge, PartitionedLike, edges, fallback_of, resident, slots_of
 from gpucompile.runtime.player import Progress
@@ -39,10 +40,11 @@ class PartitionedExecutable(Executable):
         submits: int = 1,
         options: OpenvinoOptions | None = None,
         substitute: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         """Put every part where it belongs: wgpu parts on `device` (default: the one that the process shares), parts for
         OpenVINO's devices there, with `options`, host parts on a host. With `substitute` parts for an NPU that is not
-        here run on OpenVINO's CPU device, and `skipped` says so.
+        here run on OpenVINO's CPU device, and `skipped` says so. `memory` counts what the wgpu parts take.
 
         Raises DeviceError naming the part whose device is missing, BundleError where a host part needs what is not
         installed, and what `Executable` raises."""
@@ -59,7 +61,7 @@ class PartitionedExecutable(Executable):
             for i, part in enumerate(self.manifest.parts):
                 if part.backend == DEVICE:
                     device = self.device = _opened(device, i, part)
-                    self._runs.append(Executable(bundle.device_part(i), device, progress, submits))
+                    self._runs.append(Executable(bundle.device_part(i), device, progress, submits, memory=memory))
                 elif part.backend in KIND_OF:
                     self._runs.append(self._on_openvino(bundle, i, part, options, substitute))
                 else:
@@ -157,16 +159,20 @@ class PartitionedExecutable(Executable):
     def run_bound(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
     ) -> dict[str, Any]:
-        """Not possible, like `dispatch`."""
-        self.dispatch(inputs, outputs)
-        return {}
+        """`run` on arrays; with GPU buffers not possible, like `dispatch`."""
+        self._refuse_buffers(inputs, outputs)
+        return {n: y for n, y in self.run(inputs).items() if read is None or n in read}
 
     async def run_bound_async(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
     ) -> dict[str, Any]:
-        """Not possible, like `dispatch`."""
-        self.dispatch(inputs, outputs)
-        return {}
+        """`run_bound`, without blocking the event loop."""
+        self._refuse_buffers(inputs, outputs)
+        return {n: y for n, y in (await self.run_async(inputs)).items() if read is None or n in read}
+
+    def _refuse_buffers(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        if outputs or any(hasattr(value, "usage") for value in inputs.values()):
+            self.dispatch(inputs, outputs)
 
     def copied_bytes(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int:
         """Not possible, like `dispatch`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -17,19 +18,20 @@ import numpy as np
 from gpucompile.compiler import compile
 from gpucompile.errors import ClosedError, InputError, UnsupportedError
 from gpucompile.runtime.bundle import BundleLike, read_bundle
-from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable, select_plan
 from gpucompile.runtime.format import Port
 from gpucompile.runtime.loading import load
 from gpucompile.runtime.memory import Memory, plan_bytes
 from gpucompile.runtime.openvino import OpenvinoExecutable, model_for
-from gpucompile.session.model import Header, ModelMetadata, NodeArg, header_of_ports, read_header
-from gpucompile.session.options import Provider, SessionOptions, device_type_of, locations_of, providers_of
+from gpucompile.session.description import Description
+from gpucompile.session.model import ModelMetadata, NodeArg, header_of_ports, read_header
+from gpucompile.session.options import SessionOptions, check_run_options, locations_of
+from gpucompile.session.ortvalue import OrtValue
 from gpucompile.session.pool import Pool
 from gpucompile.session.profile import Trace
-from gpucompile.session.run import Run
-from gpucompile.session.tensor import CPU, Tensor, context_of
-from gpucompile.webnn.context import ML, MLContext
+from gpucompile.session.providers import falls_back, open_context, providers_of, unused_options
+from gpucompile.session.run import Run, require_inputs
+from gpucompile.session.tensor import CPU, Tensor
 from gpucompile.webnn.host import OpenvinoContext
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class _Program:
     dropped: bool = False  # to be closed when nobody uses it any more
 
 
-class InferenceSession:
+class InferenceSession(Description):
     """ONNX Runtime's InferenceSession over gpucompile.
 
     path_or_bytes     an ONNX file, its bytes, an onnx.ModelProto, a bundle (`.gpub` or folder), or a Bundle
@@ -64,6 +66,7 @@ class InferenceSession:
                       in `[{"name": "webnn", "deviceType": "npu"}]`; the first is used. Sessions that exchange tensors
                       share a `context`, or a `device` (a `wgpu.GPUDevice` or `gpucompile.Device`); without either all
                       share one device.
+                      With cpu after a GPU, the CPU takes the nodes that the GPU cannot, and a warning lists them.
     provider_options  a list of dicts, as ONNX Runtime has it
     options           session options by name, in snake_case or camelCase
 
@@ -82,78 +85,58 @@ class InferenceSession:
         provider_options: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
+        if bool(int(options.pop("enable_fallback", 0))):
+            self.enable_fallback()
         self._options = SessionOptions.of(sess_options, options)
-        self._providers = providers_of(providers, provider_options)
-        self._context = _context(self._providers[0], self._options)
+        if providers is None and self._options.execution_providers:
+            providers = self._options.execution_providers
+        elif self._options.execution_providers:
+            raise InputError("InferenceSession: providers are given and in the options (execution_providers)")
+        self._given = path_or_bytes
         self._lock = threading.RLock()
+        self._trace = Trace(self._options.profile_file_prefix) if self._options.enable_profiling else None
+        self._open(providers, provider_options)
+
+    def _open(self, providers: Any, provider_options: Any) -> None:
+        """Choose the device and compile."""
+        self._providers = providers_of(providers, provider_options)
+        first = self._providers[0]
+        self._options.warn_of_hints(unused_options(first), first.device_type == "cpu")
+        self._fallback = "warn" if falls_back(self._providers) and self._options.may_fall_back else "error"
+        self._context = open_context(first, self._options.intra_op_num_threads)
         self._memory = Memory(self._options.memory_budget, self._context._arenas)
         self._pool = Pool(self._context, self._memory)
-        self._trace = Trace(self._options.profile_file_prefix) if self._options.enable_profiling else None
         self._programs: OrderedDict[tuple[tuple[str, int], ...], _Program] = OrderedDict()
         self._closed = False
         self._source: Any = None
-        self._header: Header
         self._free: dict[str, tuple[str, int]] = {}
-        overrides = dict(self._options.free_dimension_overrides)
-        if _is_bundle(path_or_bytes):
-            bundle = read_bundle(path_or_bytes) if isinstance(path_or_bytes, (str, Path)) else path_or_bytes
+        source = self._given
+        if _is_bundle(source):
+            bundle = read_bundle(source) if isinstance(source, (str, Path)) else source
             program = self._programs[()] = self._load(bundle)
             self._header = header_of_ports(program.executable.inputs, program.executable.outputs)
         else:
-            self._source, self._header = path_or_bytes, read_header(path_or_bytes)  # type: ignore[arg-type]
+            self._source, self._header = source, read_header(source)  # type: ignore[arg-type]
+            overrides = self._options.free_dimension_overrides
+            overrides |= self._header.denoted(self._options.free_dimension_overrides_by_denotation)
             self._free = self._header.free_dimensions(overrides)
             if not self._free:
                 self._done(self._program({}))
-        self._locations = locations_of(self._options.preferred_output_location, [o.name for o in self._header.outputs])
+            elif self._options.optimized_model_filepath:
+                raise UnsupportedError(
+                    f"optimized_model_filepath: the free dimension {next(iter(self._free))!r} has no size"
+                )
+        self._locations = locations_of(self._options.preferred_output_location, self._header.output_names)
         if isinstance(self._context, OpenvinoContext) and set(self._locations.values()) - {CPU}:
             raise UnsupportedError("preferred_output_location: outputs of npu and cpu are numpy arrays, location cpu")
 
-    # ------------------------------------------------------------------ what it is
-
-    def get_inputs(self) -> list[NodeArg]:
-        """Name, shape and type of every input."""
-        return [self._bound(arg) for arg in self._header.inputs]
-
-    def get_outputs(self) -> list[NodeArg]:
-        """Name, shape and type of every output."""
-        return [self._bound(arg) for arg in self._header.outputs]
-
-    def get_modelmeta(self) -> ModelMetadata:
-        """What the model file says of itself (nothing for a bundle)."""
-        return self._header.metadata
-
-    def get_providers(self) -> list[str]:
-        """The providers in use, as they were asked for."""
-        return [p.name for p in self._providers]
-
-    def get_provider_options(self) -> dict[str, dict[str, Any]]:
-        """Their options."""
-        return {p.name: dict(p.options) for p in self._providers}
-
-    def get_session_options(self) -> SessionOptions:
-        """The options it was made with."""
-        return self._options
-
-    @property
-    def context(self) -> MLContext:
-        """The WebNN context it runs in: pass it to other sessions, create MLTensors in it."""
-        return self._context
-
-    @property
-    def device(self) -> Device:
-        return self._context.device
-
-    def __repr__(self) -> str:
-        return f"<InferenceSession {self._header.metadata.graph_name!r} on {self.device.name!r}>"
-
-    def _bound(self, arg: NodeArg) -> NodeArg:
-        sizes = self._options.free_dimension_overrides
-        shape = [sizes.get(d or "", d) if not isinstance(d, int) else d for d in arg.shape]
-        program = None if self._free else next(iter(self._programs.values()), None)
-        if program is not None:
-            port = program.inputs.get(arg.name) or program.outputs.get(arg.name)
-            shape = list(port.shape) if port is not None else shape
-        return NodeArg(arg.name, shape, arg.type)
+    def set_providers(
+        self, providers: Sequence[Any] | None = None, provider_options: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Compile anew for other providers (see the class); outputs that callers hold stay theirs."""
+        with self._lock:
+            self.close()
+            self._open(providers, provider_options)
 
     # ------------------------------------------------------------------ running
 
@@ -172,9 +155,27 @@ class InferenceSession:
 
         An output is a numpy array, or a Tensor where its preferred location is the GPU or `fetches` has one. A run all
         of whose outputs stay on the GPU does not wait. InputError for what does not fit, before anything runs."""
-        with Run(self, output_names, input_feed, fetches) as run, self._measured(run):
+        if run_options is not None:
+            check_run_options(run_options)
+        with Run(self, output_names, input_feed, fetches) as run:
+            return self._finish(run)
+
+    def _finish(self, run: Run) -> list[Any]:
+        with self._measured(run):
             arrays = run.program.executable.run_bound(run.inputs, run.buffers, run.read)
             return run.results(arrays)
+
+    def run_with_ort_values(
+        self, output_names: Sequence[str] | None, input_dict_ort_values: Mapping[str, Any], run_options: Any = None
+    ) -> list[OrtValue]:
+        """`run` on OrtValues (or Tensors); the outputs are OrtValues where `preferred_output_location` has them."""
+        results = self.run(output_names, input_dict_ort_values, run_options)
+        names = output_names or self._header.output_names
+        types = {a.name: a.type for a in self._header.outputs}
+        return [
+            OrtValue(r if isinstance(r, Tensor) else Tensor.from_numpy(r), types[name])
+            for name, r in zip(names, results, strict=True)
+        ]
 
     def run_async(
         self,
@@ -187,18 +188,25 @@ class InferenceSession:
         fetches: Mapping[str, Any] | None = None,
     ) -> Awaitable[list[Any]] | None:
         """`run`, awaitable; or, as in ONNX Runtime's Python API, with a `callback(results, user_data, error)` that is
-        called from another thread (`error` is an empty text if all went well)."""
+        called from another thread (`error` is an empty text if all went well). A missing input raises at once. Runs
+        with callbacks may overtake one another; an error that a callback raises goes to `sys.excepthook`."""
+        if run_options is not None:
+            check_run_options(run_options)
         if callback is None:
             return self._run_async(output_names, input_feed, fetches)
+        require_inputs(input_feed, self._header)
         call = callback
 
         def work() -> None:
             try:
                 results = self.run(output_names, input_feed, fetches=fetches)
+                error = ""
             except Exception as e:
-                call([], user_data, str(e))
-            else:
-                call(results, user_data, "")
+                results, error = [], str(e)
+            try:
+                call(results, user_data, error)
+            except Exception:
+                sys.excepthook(*sys.exc_info())
 
         _workers().submit(work)
         return None
@@ -218,7 +226,17 @@ class InferenceSession:
 
     def run_with_iobinding(self, iobinding: IOBinding, run_options: Any = None) -> None:
         """Run once with what is bound; the results are in the binding."""
+        if iobinding._session is not self:
+            raise InputError("run_with_iobinding: the binding is another session's")
+        if run_options is not None:
+            check_run_options(run_options)
         iobinding._run()
+
+    def create_ortvalue_from_shape_and_type(
+        self, shape: Sequence[int], element_type: Any, device_type: str = "webgpu", device_id: int = 0
+    ) -> OrtValue:
+        """A tensor of undefined content on this session's device; see `OrtValue.ortvalue_from_shape_and_type`."""
+        return OrtValue.ortvalue_from_shape_and_type(shape, element_type, device_type, device_id, context=self._context)
 
     def warm_up(self, dims: Mapping[str, int] | None = None) -> None:
         """Compile what is not compiled (for these sizes of free dimensions) and run once on zeros, so that a run like
@@ -232,8 +250,15 @@ class InferenceSession:
     def end_profiling(self) -> str:
         """Stop profiling and return the name of the trace file, which `chrome://tracing` and Perfetto open."""
         if self._trace is None:
-            raise InputError("end_profiling: the session was opened without enable_profiling")
-        return self._trace.write()
+            raise InputError("end_profiling: no profile is being made (option enable_profiling)")
+        trace, self._trace = self._trace, None
+        return trace.write()
+
+    def get_profiling_start_time_ns(self) -> int:
+        """When profiling began, in nanoseconds of `time.monotonic_ns`; InputError if it is off."""
+        if self._trace is None:
+            raise InputError("get_profiling_start_time_ns: no profile is being made (option enable_profiling)")
+        return self._trace.start
 
     def _measured(self, run: Run) -> Any:
         return contextlib.nullcontext() if self._trace is None else self._trace.measure("run", run.names)
@@ -293,20 +318,28 @@ class InferenceSession:
             if arg not in values:
                 raise InputError(f"run: the input {arg!r} is missing, which says how large {name!r} is")
             shape = np.shape(values[arg]) if not isinstance(values[arg], Tensor) else values[arg].dims
-            if axis >= len(shape):
-                raise InputError(f"run: input {arg!r} has rank {len(shape)}, too few axes")
+            (rank,) = (len(a.shape) for a in self._header.inputs if a.name == arg)
+            if len(shape) != rank:
+                raise InputError(f"run: input {arg!r} has rank {len(shape)}, the model wants rank {rank}")
             out[name] = int(shape[axis])
         return out
 
     def _compile(self, dims: dict[str, int]) -> _Program:
-        if isinstance(self._context, OpenvinoContext):
-            return self._load(compile(self._source, None, dims, devices=(self._context.device.kind,)))
-        device, limit = self._context.device, self._options.memory_budget
         bundle: Any = None
+        if isinstance(self._context, OpenvinoContext):
+            bundle = compile(self._source, None, dims, devices=(self._context.device.kind,))
+            if self._options.optimized_model_filepath:
+                bundle.save(self._options.optimized_model_filepath)
+            return self._load(bundle)
+        device, target, limit = self._context.device, self._context._target, self._options.memory_budget
         for plan_mode in ("balanced",) if limit is None else ("balanced", "memory"):
-            bundle = compile(self._source, self._context._target, dims, self._options.pipeline, plan_mode)
-            if limit is None or sum(plan_bytes(select_plan(bundle, device)).values()) <= limit:
+            bundle = compile(self._source, target, dims, self._options.pipeline, plan_mode, fallback=self._fallback)
+            if limit is None or hasattr(bundle, "host_part"):
                 break
+            if sum(plan_bytes(select_plan(bundle, device)).values()) <= limit:
+                break
+        if self._options.optimized_model_filepath:
+            bundle.save(self._options.optimized_model_filepath)
         return self._load(bundle)
 
     def _load(self, bundle: Any) -> _Program:
@@ -316,6 +349,10 @@ class InferenceSession:
             weights = model_for(bundle, on.device).weights.size
             memory.add("weights", weights, "the model")
             executable: Executable = OpenvinoExecutable(bundle, on.device, on._options)
+        elif hasattr(bundle, "host_part"):
+            if self._options.memory_budget is not None:
+                raise UnsupportedError("memory_budget: the bytes of a model with parts on the CPU are not known before")
+            weights, executable = 0, load(bundle, on.device, memory=memory)
         else:
             weights, plan = 0, select_plan(bundle, on.device)
             if not memory.fits(memory.needed(plan)):
@@ -362,32 +399,6 @@ def _is_bundle(source: Any) -> bool:
         path = Path(source)
         return path.suffix == ".gpub" or path.is_dir()
     return hasattr(source, "variants") and hasattr(source, "shard")
-
-
-def _context(provider: Provider, settings: SessionOptions) -> MLContext:
-    context, device = provider.options.get("context"), provider.options.get("device")
-    kind = device_type_of(provider)
-    if context is None and kind != "gpu":
-        return ML().create_context(
-            kind,
-            power_preference=str(provider.options.get("power_preference") or "default"),
-            num_threads=int(provider.options.get("num_threads") or settings.intra_op_num_threads),
-            cache_dir=provider.options.get("cache_dir"),
-        )
-    if context is not None:
-        if not isinstance(context, MLContext):
-            raise InputError(f"InferenceSession: context is an MLContext, not {type(context).__name__}")
-        context._require_open()
-        return context
-    if isinstance(device, str):  # "webgpu" and the like: the kind, not the device
-        device = None
-    if device is None:
-        preference = provider.options.get("power_preference")
-        power = str(preference or "default")
-        if power not in ("default", "high-performance", "low-power"):
-            raise InputError(f"InferenceSession: unknown powerPreference {power!r}")
-        device = default_device() if power == "default" else Device.open(power_preference=power)
-    return context_of(device.handle, device) if isinstance(device, Device) else context_of(device)
 
 
 _pool: ThreadPoolExecutor | None = None

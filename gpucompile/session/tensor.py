@@ -189,7 +189,11 @@ class Tensor:
         return context, context.import_gpu_buffer(self._buffer, self.data_type, self.dims, readable=True)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.numpy(), dtype)
+        if copy is None:
+            return np.asarray(self.numpy(), dtype)
+        if copy is False and self._array is None:
+            raise ValueError(f"{self!r}: its data cannot be had without a copy")
+        return np.array(self.numpy(), dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
         return self.data.__dlpack__(**options)

@@ -54,6 +54,43 @@ def test_results_of_a_stream_are_right(adapter: Any, monkeypatch: pytest.MonkeyP
         assert got == pytest.approx(stream.digest(x), rel=1e-4)
 
 
+def test_io_binding(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    once, twice, means = load("io_binding", monkeypatch).run(image)
+    np.testing.assert_allclose(means, image.mean(axis=(2, 3)), atol=1e-6)
+    for x, y in ((image, once), (once, twice)):
+        blurred = sum(x[:, :, i : 62 + i, j : 62 + j] for i in range(3) for j in range(3)) / 9
+        np.testing.assert_allclose(y[:, :, 1:-1, 1:-1], x[:, :, 1:-1, 1:-1] - blurred, atol=1e-5)
+
+
+def test_pre_allocated(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = load("pre_allocated", monkeypatch).run(count=4)
+    assert len({s.tobytes() for s in scores}) == 4
+    np.testing.assert_allclose(np.concatenate(scores).sum(axis=1), 1, rtol=1e-5)
+
+
+def test_dynamic_shapes(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [(1, 16), (2, 5), (1, 16)]
+    found = load("dynamic_shapes", monkeypatch).run(shapes, warm=shapes[:1])
+    for (batch, _), (y, milliseconds) in zip(shapes, found, strict=True):
+        np.testing.assert_allclose(y, np.ones((batch, 8)), rtol=1e-6)
+        assert milliseconds > 0
+
+
+def test_detect_and_classify(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load("detect_and_classify", monkeypatch)
+    assert example.run(example.scene()) == [((0, 0), "spot"), ((8, 16), "area"), ((24, 24), "spot")]
+
+
+def test_choose_backend(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load("choose_backend", monkeypatch)
+    results = example.benchmark(size=16, runs=3)
+    assert set(results) == {"cpu", "gpu", "npu"} and 0 < results["gpu"]["min"] <= results["gpu"]["mean"]
+    for device, found in results.items():
+        assert "error" not in found or device in found["error"] or "OpenVINO" in found["error"]
+    assert example.best({"cpu": {"mean": 2}, "gpu": {"mean": 1}, "npu": {"error": "none"}}) == "gpu"
+
+
 def test_progressive(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The small model answers until the large one is ready, then the large one does."""
     example = load("progressive", monkeypatch)
@@ -80,21 +117,31 @@ def test_progressive(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(answer.y, x, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+#: Arguments that make a program quick, and what it prints.
+PROGRAMS = {
+    "choose_backend": (["--size", "16", "--runs", "2"], "fastest: "),
+    "detect_and_classify": ([], "column 16: area"),
+    "dynamic_shapes": ([], "batch 2, length 16"),
+    "io_binding": ([], "edges of edges"),
+    "pipeline": (["--side", "16", "--repeat", "1"], "ms a batch"),
+    "pre_allocated": (["--count", "2"], "input 1: class"),
+    "progressive": (["--size", "16", "--hidden", "64"], "large: "),
+    "stream": (["--size", "16", "--count", "3"], "the same results"),
+}
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=[] if p.stem == "pipeline" else pytest.mark.slow, id=p.stem) for p in EXAMPLES]
+)
 def test_as_a_program(adapter: Any, path: Path, tmp_path: Path) -> None:
-    small = {
-        "pipeline": ["--side", "16", "--repeat", "1"],
-        "stream": ["--size", "16", "--count", "3"],
-        "progressive": ["--size", "16", "--hidden", "64"],
-    }
+    arguments, text = PROGRAMS[path.stem]
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(path), *small[path.stem]],
+        [sys.executable, "-W", "error", str(path), *arguments],
         capture_output=True,
         text=True,
         cwd=path.parents[1],
         env={**os.environ, "XDG_RUNTIME_DIR": os.environ.get("XDG_RUNTIME_DIR") or str(tmp_path)},  # Mesa asks for it
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
-    told = {"pipeline": "ms a batch", "stream": "the same results", "progressive": "large: "}
-    assert told[path.stem] in done.stdout
+    assert text in done.stdout
     assert f"./dev run python examples/{path.name}" in path.read_text("utf-8")
