@@ -27,6 +27,7 @@ from gpucompile.target import Target
 if TYPE_CHECKING:
     import onnx
 
+    from gpucompile.division import Assignment
     from gpucompile.plan.partitioned import PartitionedBundle
 
 Progress = Callable[[str, int, int], None]
@@ -68,6 +69,7 @@ def compile(
 ) -> Bundle | PartitionedBundle: ...
 
 
+@overload
 def compile(
     model: Source | Graph,
     target: Target | None = None,
@@ -79,6 +81,23 @@ def compile(
     fallback: str = "error",
     *,
     devices: Sequence[str] = ("gpu",),
+    partition: Assignment | bool,
+    cache: KeyValueCache | int | None = None,
+) -> Bundle | PartitionedBundle: ...
+
+
+def compile(
+    model: Source | Graph,
+    target: Target | None = None,
+    dims: Mapping[str, int | Sequence[int]] | None = None,
+    pipeline: str = "default",
+    plan: str = "balanced",
+    progress: Progress | None = None,
+    precision: str = "f32",
+    fallback: str = "error",
+    *,
+    devices: Sequence[str] = ("gpu",),
+    partition: Assignment | bool = False,
     cache: KeyValueCache | int | None = None,
 ) -> Bundle | PartitionedBundle:
     """Compile a model to a bundle: of shaders, and of models for OpenVINO's devices.
@@ -98,6 +117,10 @@ def compile(
               GpucompileWarning that names them. The result is then a PartitionedBundle, whose `fallback` lists them
     devices   what the bundle is for: gpu (WebGPU), npu and cpu (through OpenVINO; their pipelines are openvino-npu and
               openvino-cpu unless `pipeline` is given and they are the only ones)
+    partition False puts the whole model into the bundle for each of `devices`. True cuts it: every node is for the
+              first of `devices` that takes it, as in ("npu", "gpu", "cpu"). A dict of devices by name of an op or of
+              a value, or a function of the node (gpucompile.ir.graph.Node) that gives a device or None, says so
+              outright. The result is a PartitionedBundle, whose parts exchange values through host memory
     cache     for decoders with their keys and values as inputs and outputs: how many tokens the cache has room for, or
               a KeyValueCache. It is updated in place, on a GPU; docs/models.md tells more
 
@@ -116,14 +139,23 @@ def compile(
     sizes = Sizes.of(dims or {})
     if isinstance(model, Graph) and sizes.lists:
         raise InputError(f"dims: a Graph has no free dimensions, so {', '.join(sizes.lists)} cannot have several sizes")
+    divided = partition is True or not isinstance(partition, bool)
+    if divided and not (partition is True or callable(partition) or isinstance(partition, Mapping)):
+        raise InputError(f"partition must be True, a dict of devices by name, or a function, not {partition!r}")
+    if divided and sizes.lists:
+        raise InputError(f"dims: {', '.join(sizes.lists)} cannot have several sizes where a model is cut")
     if isinstance(cache, int):
         cache = KeyValueCache(cache)
     if cache is not None:
-        _check_cache(model, sizes, devices, fallback)
-    if set(devices) != {"gpu"} and (sizes.lists or fallback != "error"):
+        _check_cache(model, sizes, devices, fallback, divided)
+    if set(devices) != {"gpu"} and not divided and (sizes.lists or fallback != "error"):
         what = f"dims: {', '.join(sizes.lists)} can have several sizes" if sizes.lists else "nodes are left to the CPU"
         raise InputError(f"{what} on the GPU only; the devices are {', '.join(devices)}")
-    options = Options(target, pipeline, plan, progress, precision, tuple(devices), cache)
+    options = Options(target, pipeline, plan, progress, precision, tuple(dict.fromkeys(devices)), cache)
+    if divided:
+        from gpucompile.division import compile_divided
+
+        return compile_divided(model, sizes.fixed, options, partition, fallback != "error")
     if fallback == "error" or isinstance(model, Graph):
         return _compile(model, sizes, options)
     if not sizes.lists:
@@ -149,7 +181,7 @@ class Options:
     cache: KeyValueCache | None = None
 
 
-def _check_cache(model: Source | Graph, sizes: Sizes, devices: Sequence[str], fallback: str) -> None:
+def _check_cache(model: Source | Graph, sizes: Sizes, devices: Sequence[str], fallback: str, divided: bool) -> None:
     """Raise InputError for what does not go with a cache."""
     if isinstance(model, Graph):
         raise InputError("cache: an ONNX model is wanted; a Graph has its update_slice already")
@@ -157,7 +189,7 @@ def _check_cache(model: Source | Graph, sizes: Sizes, devices: Sequence[str], fa
         raise InputError(
             f"cache: one size at a time, {', '.join(sizes.lists)} has several (InferenceSession shares weights)"
         )
-    if set(devices) != {"gpu"} or fallback != "error":
+    if set(devices) != {"gpu"} or fallback != "error" or divided:
         raise InputError("cache: caches are updated in place on the GPU only, by models without parts on the CPU")
 
 

@@ -19,7 +19,7 @@ from gpucompile.frontends.onnx.partition import Partition
 from gpucompile.ir.graph import Graph
 from gpucompile.plan.backends import DeviceAndHosts, EachTried
 from gpucompile.plan.bundle import Bundle
-from gpucompile.plan.partitioned import PartitionedBundle, assemble
+from gpucompile.plan.partitioned import DeviceModel, PartitionedBundle, assemble
 from gpucompile.plan.planner import weight_store
 from gpucompile.precision import convert
 from gpucompile.sizes import Sizes
@@ -47,7 +47,7 @@ def _compile(
 ) -> Bundle | PartitionedBundle:
     if isinstance(found, Partition):
         return compile_partition(found, options, source_hash(model), sizes.fixed, clock.seconds)
-    return _part(found, options, clock, source_hash(model), sizes.fixed)
+    return compile_part_on_gpu(found, options, clock, source_hash(model), sizes.fixed)
 
 
 def compile_partition(
@@ -59,13 +59,13 @@ def compile_partition(
 ) -> PartitionedBundle:
     """Compile the device parts of a partition, and put all parts together; `seconds` is what phases before took."""
 
-    def compile_part(graph: Graph) -> Bundle:
-        return _part(graph, options, Clock())
+    def compile_part(graph: Graph) -> list[DeviceModel]:
+        return [DeviceModel(compile_part_on_gpu(graph, options, Clock()))]
 
     return assemble(partition, compile_part, source_sha256, dims, seconds)
 
 
-def _part(
+def compile_part_on_gpu(
     graph: Graph, options: Options, clock: Clock, source_sha256: str = "", dims: Mapping[str, int] | None = None
 ) -> Bundle:
     """A graph as a bundle of one plan."""

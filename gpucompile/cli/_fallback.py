@@ -1,4 +1,4 @@
-"""What subcommands share about nodes that the device does not take: options, compiling, the cut as a table."""
+"""What subcommands share about models in parts: options, compiling, the cut as a table."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gpucompile.cli._common import read_model, single_sizes, table
-from gpucompile.errors import UnsupportedError
+from gpucompile.cli._common import read_model, single_sizes, size, table
+from gpucompile.cli._openvino import KINDS
+from gpucompile.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from gpucompile.cli._common import Progress
     from gpucompile.plan.bundle import Bundle
     from gpucompile.plan.partitioned import PartitionedBundle
-    from gpucompile.runtime.format import PartitionManifest
+    from gpucompile.runtime.format import HostNode, PartitionManifest
     from gpucompile.target import Target
 
 HEADERS = ("part", "backend", "node", "reason", "bytes in", "bytes out")
+EDGE_HEADERS = ("value", "type", "from", "to", "bytes", "through")
 
 
 def add_fallback_options(parser: argparse.ArgumentParser) -> None:
-    """--fallback --explain."""
+    """--fallback --partition --assign --explain."""
     group = parser.add_argument_group("nodes that the device does not take")
     group.add_argument(
         "--fallback",
@@ -30,7 +32,27 @@ def add_fallback_options(parser: argparse.ArgumentParser) -> None:
         help="refuse them, or leave them to the CPU (onnxruntime, else onnx), with or without a warning "
         "(default: %(default)s)",
     )
+    group.add_argument(
+        "--partition",
+        action="store_true",
+        help="cut the model: every node for the first of the devices of --device, such as npu,gpu,cpu, that takes it",
+    )
+    group.add_argument(
+        "--assign",
+        metavar="NAME=DEVICE",
+        action="append",
+        type=_assignment,
+        default=[],
+        help="cut the model, with the ops or values of this name on gpu, npu or cpu",
+    )
     add_explain_option(group)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, _, device = text.rpartition("=")
+    if not name or device not in KINDS:
+        raise argparse.ArgumentTypeError(f"expected NAME=DEVICE with one of {', '.join(KINDS)}, found {text!r}")
+    return name, device
 
 
 def add_explain_option(parser: argparse._ActionsContainer) -> None:
@@ -38,7 +60,8 @@ def add_explain_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--explain",
         action="store_true",
-        help="print what runs where: parts in order, why nodes are left to the CPU, bytes that parts read and give",
+        help="print what runs where: parts in order, why nodes are not where they would be first, and the bytes that "
+        "cross between parts",
     )
 
 
@@ -48,23 +71,45 @@ def compile_model(
     """Compile args.model as the options say. With --explain the cut is shown even where --fallback=error refuses it."""
     from gpucompile.compiler import compile
 
+    if (args.partition or args.assign) and len(devices) < 2:
+        raise InputError("--partition and --assign need the devices in order of preference, as in --device npu,gpu,cpu")
+    partition = dict(args.assign) or args.partition
     dims = dict(args.dim)
     model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
     options = (target, dims, args.pipeline, args.plan)
+    gpu_only = set(devices) == {"gpu"} and not partition
     fallback = "allow" if args.fallback == "warn" else args.fallback
     try:
-        cache = getattr(args, "cache", None)
-        bundle = compile(model, *options, progress, args.precision, fallback=fallback, devices=devices, cache=cache)
+        bundle = compile(
+            model, *options, progress, args.precision, fallback=fallback, devices=devices, partition=partition,
+            cache=getattr(args, "cache", None),
+        )  # fmt: skip
     except UnsupportedError:
-        if args.explain and args.fallback == "error" and isinstance(model, str) and set(devices) == {"gpu"}:
+        if args.explain and args.fallback == "error" and isinstance(model, str) and gpu_only:
             print(explained(manifest_of(compile(model, *options, precision=args.precision, fallback="allow"))))
         raise
     manifest = manifest_of(bundle)
-    nodes = [n for part in manifest.parts for n in part.nodes] if manifest else []
+    nodes = host_nodes(manifest)
     if nodes and args.fallback == "warn":
         listed = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in nodes)
         print(f"gpucompile: warning: {len(nodes)} nodes run on the CPU: {listed}", file=sys.stderr)
     return bundle
+
+
+def host_nodes(manifest: PartitionManifest | None) -> list[HostNode]:
+    """The nodes of a model in parts that are left to what runs ONNX."""
+    from gpucompile.runtime.parts import KIND_OF
+
+    return [n for part in manifest.parts if part.backend not in KIND_OF for n in part.nodes] if manifest else []
+
+
+def bundles_of(bundle: Bundle | PartitionedBundle) -> list[Bundle]:
+    """The bundles of the device parts, or the bundle itself."""
+    from gpucompile.plan.partitioned import DeviceModel, PartitionedBundle
+
+    if isinstance(bundle, PartitionedBundle):
+        return [part.bundle for part in bundle.parts if isinstance(part, DeviceModel)]
+    return [bundle]
 
 
 def manifest_of(bundle: Bundle | PartitionedBundle) -> PartitionManifest | None:
@@ -74,10 +119,23 @@ def manifest_of(bundle: Bundle | PartitionedBundle) -> PartitionManifest | None:
     return bundle.manifest if isinstance(bundle, PartitionedBundle) else None
 
 
+def parts_text(manifest: PartitionManifest) -> str:
+    """What runs the parts, in order, the nodes left to the CPU, and what crosses between parts on the host."""
+    from gpucompile.runtime.parts import edges
+
+    crossing = [e for e in edges(manifest) if not e.resident]
+    known = sum(e.bytes or 0 for e in crossing)
+    backends = " + ".join(part.backend for part in manifest.parts)
+    text = f"parts    {backends}, {len(host_nodes(manifest))} nodes on the CPU, {size(known)} between parts"
+    return text + (" and what depends on data" if any(e.bytes is None for e in crossing) else "")
+
+
 def explained(manifest: PartitionManifest | None) -> str:
     """The cut as a table; None for a model that is not cut."""
     if manifest is None:
         return "every node runs on the device"
-    from gpucompile.runtime.parts import explain
+    from gpucompile.runtime.parts import explain, explain_edges
 
-    return table(explain(manifest), HEADERS)
+    crossing = explain_edges(manifest)
+    text = table(explain(manifest), HEADERS)
+    return f"{text}\n{table(crossing, EDGE_HEADERS)}" if crossing else text

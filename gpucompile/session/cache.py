@@ -11,10 +11,8 @@ Several caches of one session are as many conversations.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +20,22 @@ import numpy as np
 
 from gpucompile.cache import PAST_LENGTH, KeyValueCache, find_pairs, free_dimensions, writes_cache
 from gpucompile.compiler import Clock, Options, compile_graph, graph_of
-from gpucompile.errors import ClosedError, InputError
+from gpucompile.errors import ClosedError, InputError, UnsupportedError
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.plan.bundle import Bundle
 from gpucompile.plan.planner import weight_store
 from gpucompile.runtime.device import Device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable
 from gpucompile.runtime.format import Plan, Port
+from gpucompile.runtime.memory import Memory
 from gpucompile.runtime.player import SharedWeights
 from gpucompile.session.model import TYPE_NAMES, Header, NodeArg
+from gpucompile.session.options import SessionOptions
 from gpucompile.session.tensor import CPU, GPU_BUFFER, Tensor
+from gpucompile.webnn.context import MLContext, tensor_bytes
+from gpucompile.webnn.host import OpenvinoContext
 
 if TYPE_CHECKING:
-    from gpucompile.session.session import InferenceSession
     from gpucompile.webnn.objects import MLTensor
 
 _DATA_TYPES = {f"tensor({name})": dtype for dtype, name in TYPE_NAMES.items()}
@@ -58,7 +59,7 @@ class CachedModel:
         """Raises InputError for pairs or a capacity that cannot be, UnsupportedError where no past is found."""
         from gpucompile.frontends.onnx.importer import interface_of
 
-        self.option = KeyValueCache(capacity, pairs)
+        self._source, self.option = source, KeyValueCache(capacity, pairs)
         interface = interface_of(source)
         self.pairs = find_pairs(interface, pairs)
         self.axes, masks = free_dimensions(interface, self.pairs)
@@ -66,6 +67,7 @@ class CachedModel:
         self.header = self._header(header, {**self.axes, **masks})
         self._weights: SharedWeights = {}
         self._store: Any = None
+        self._memory: Memory | None = None
 
     def _header(self, header: Header, axes: Mapping[str, int]) -> Header:
         """The model's header with `capacity` where the cache decides a size, and the input that says how much of it is
@@ -88,28 +90,26 @@ class CachedModel:
             out.append(State(past, present, _DATA_TYPES[args[past].type], shape, self.axes[past]))
         return out
 
-    def compile(self, source: str | Path | bytes | Any, options: Options, dims: Mapping[str, int]) -> Bundle:
+    def compile(self, options: Options, dims: Mapping[str, int]) -> Bundle:
         """A bundle with the plan for these sizes of the free dimensions that the cache does not decide."""
         options = replace(options, cache=self.option)
-        graph = graph_of(source, dims, options)
+        graph = graph_of(self._source, dims, options)
         if self._store is None:
             self._store = weight_store(options.target)
         planned = compile_graph(graph, options, Clock(), self._store).planned
         return Bundle([planned.plan], planned.shaders, planned.shards)
 
-    def load(self, bundle: Bundle, device: Device) -> Executable:
+    def load(self, bundle: Any, device: Device, *, memory: Memory) -> Executable:
         """Put a bundle on a device; weights that are there already are not uploaded again."""
-        return Executable(bundle, device, weights=self._weights)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of all plans, each weight once."""
-        return sum(int(b.size) for b in self._weights.values())
+        self._memory = memory
+        return Executable(bundle, device, weights=self._weights, memory=memory)
 
     def close(self) -> None:
         """Free the weights, after the executables that use them."""
         for buffer in self._weights.values():
             buffer.destroy()
+            if self._memory is not None:
+                self._memory.sub("weights", buffer.size)
         self._weights.clear()
 
 
@@ -117,10 +117,50 @@ def _resized(arg: NodeArg, axis: int | None, size: int) -> NodeArg:
     return arg if axis is None else replace(arg, shape=[size if i == axis else d for i, d in enumerate(arg.shape)])
 
 
-def states_of(plan: Plan) -> list[State]:
-    """The states of a plan."""
+def states_of(executable: Executable) -> list[State]:
+    """The states of what runs on the GPU as a whole."""
+    plan = getattr(executable, "plan", None)
+    if not isinstance(plan, Plan):
+        return []
     ports = {p.name: p for p in plan.inputs}
     return [State(s.input, s.output, ports[s.input].dtype, ports[s.input].shape, s.axis) for s in plan.states]
+
+
+class Caching:
+    """The part of `InferenceSession` that has to do with caches."""
+
+    _cached: CachedModel | None
+    _context: MLContext
+    _free: dict[str, tuple[str, int]]
+    _header: Header
+    _memory: Memory
+    _options: SessionOptions
+    _source: Any
+    _using: Any
+
+    def create_cache(self, **dims: int) -> Cache:
+        """An empty key/value cache for `run`: of a model opened with `cache_capacity`, or of one whose outputs are
+        inputs updated in place anyway. `dims` are sizes of free dimensions, such as batch; others are 1.
+
+        InputError for a model without such outputs, UnsupportedError where the session's memory_budget has no room."""
+        if self._cached is not None:
+            states = self._cached.states(dims)
+        else:
+            with self._using(dict.fromkeys(self._free, 1) | dims) as program:
+                states = states_of(program.executable)
+        if not states:
+            raise InputError("create_cache: no output is an input updated in place; give the session a cache_capacity")
+        return Cache(self._context, self._memory, states)
+
+    def _open_cached(self) -> None:
+        """Take the model for a decoder with a cache, if the options say so."""
+        capacity = self._options.cache_capacity
+        if capacity is None:
+            return
+        if isinstance(self._context, OpenvinoContext):
+            raise UnsupportedError("cache_capacity: caches are updated in place on a GPU, not on npu and cpu")
+        self._cached = CachedModel(self._source, self._header, capacity, self._options.cache_pairs)
+        self._header = self._cached.header
 
 
 class Cache:
@@ -128,24 +168,35 @@ class Cache:
 
     It owns its buffers until `dispose()`, garbage collection or the end of a `with`. One run at a time may use it."""
 
-    def __init__(self, session: InferenceSession, states: Sequence[State]) -> None:
-        """Buffers of zeros. DeviceError if there is no memory for them."""
+    def __init__(self, context: MLContext, memory: Memory, states: Sequence[State]) -> None:
+        """Buffers of zeros, counted in `memory`. DeviceError if there is no memory for them."""
         self._states = {s.input: s for s in states}
-        self._session = session
+        self._context, self._memory = context, memory
         self._length = 0
         self._busy = threading.Lock()
         self._whole: dict[str, MLTensor] = {}  # masks that hide nothing
-        context = session.context
         self._tensors: dict[str, MLTensor] = {}
         try:
             for s in states:
-                type = TensorType(DataType.parse(s.data_type), s.dims)
-                self._tensors[s.input] = context._tensor(type, readable=True, writable=True)
+                self._tensors[s.input] = self._make(TensorType(DataType.parse(s.data_type), s.dims))
         except BaseException:
             self.dispose()
             raise
 
+    def _make(self, type: TensorType) -> MLTensor:
+        self._memory.add("states", tensor_bytes(type), f"a cache of {type}")
+        try:
+            return self._context._tensor(type, readable=True, writable=True)
+        except BaseException:
+            self._memory.sub("states", tensor_bytes(type))
+            raise
+
     # ------------------------------------------------------------------ looking
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The inputs that a run need not be given."""
+        return (*self._states, PAST_LENGTH)
 
     @property
     def length(self) -> int:
@@ -160,7 +211,7 @@ class Cache:
     @property
     def nbytes(self) -> int:
         """Bytes on the GPU."""
-        return sum(t.gpu_buffer.size for t in (*self._tensors.values(), *self._whole.values()))
+        return sum(tensor_bytes(t._type) for t in (*self._tensors.values(), *self._whole.values()))
 
     @property
     def disposed(self) -> bool:
@@ -197,8 +248,8 @@ class Cache:
         tensors = (*self._tensors.values(), *self._whole.values())
         self._tensors, self._whole = {}, {}
         for tensor in tensors:
-            if not tensor.destroyed:
-                tensor.destroy()
+            tensor.destroy()
+            self._memory.sub("states", tensor_bytes(tensor._type))
 
     def __enter__(self) -> Cache:
         return self
@@ -216,21 +267,21 @@ class Cache:
 
     # ------------------------------------------------------------------ running
 
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """Around everything that a run does with it."""
+    def take(self) -> None:
+        """Use it for one run, until `give_back`. InputError while another does."""
         if not self._busy.acquire(blocking=False):
             raise InputError("run: the cache is in use by another run")
-        try:
-            yield
-        finally:
-            self._busy.release()
 
-    def _bind(self, plan: Plan, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor], int]:
+    def give_back(self, tokens: int) -> None:
+        """So many tokens are in it besides, after a run."""
+        self._length += tokens
+        self._busy.release()
+
+    def bind(self, plan: Plan, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor], int]:
         """What a run on `values` has as inputs and outputs besides, and how many tokens it adds. Masks become as long
         as the cache. InputError if something does not fit."""
         self._require_open()
-        given = [n for n in (*self._states, PAST_LENGTH) if n in values]
+        given = [n for n in self.given if n in values]
         if given:
             raise InputError(f"run: {given[0]!r} is given, which the cache has")
         states = {s.input: s for s in plan.states}
@@ -269,8 +320,7 @@ class Cache:
     def _ones(self, port: Port) -> Tensor:
         """A mask that hides nothing, uploaded once."""
         if port.name not in self._whole:
-            context, type = self._session.context, TensorType(DataType.parse(port.dtype), port.shape)
-            tensor = context._tensor(type, readable=True, writable=True)
-            context.write_tensor(tensor, np.ones(port.shape, type.dtype.numpy))
-            self._whole[port.name] = tensor
+            type = TensorType(DataType.parse(port.dtype), port.shape)
+            tensor = self._whole[port.name] = self._make(type)
+            self._context.write_tensor(tensor, np.ones(port.shape, type.dtype.numpy))
         return Tensor(port.dtype, port.shape, GPU_BUFFER, ml_tensor=self._whole[port.name])

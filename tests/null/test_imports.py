@@ -36,7 +36,10 @@ BELOW = {
     "init": ["api"],
     "cli": ["init"],
 }
-API = {"cache", "compiler", "fallback", "dynamic", "onnx_backend", "precision", "session", "sizes", "webnn"}
+API = {
+    "cache", "capi", "compiler", "division", "fallback", "dynamic", "onnx_backend", "precision", "session", "sizes",
+    "webnn",
+}  # fmt: skip
 LAYER_OF = {name: name for name in BELOW if name not in ("api", "init")}
 LAYER_OF |= {**dict.fromkeys(API, "api"), "__init__": "init", "__main__": "cli"}
 
