@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+
+import numpy as np
 
 from gpucompile.errors import InputError, UnsupportedError
 from gpucompile.ir.graph import Graph
@@ -47,6 +49,7 @@ def compile(
     fallback: Literal["error"] = "error",
     *,
     devices: Sequence[str] = ("gpu",),
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle: ...
 
 
@@ -62,6 +65,7 @@ def compile(
     *,
     fallback: str,
     devices: Sequence[str] = ("gpu",),
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle | PartitionedBundle: ...
 
 
@@ -76,6 +80,7 @@ def compile(
     fallback: str = "error",
     *,
     devices: Sequence[str] = ("gpu",),
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle | PartitionedBundle:
     """Compile a model to a bundle: of shaders, and of models for OpenVINO's devices.
 
@@ -94,6 +99,8 @@ def compile(
               GpucompileWarning that names them. The result is then a PartitionedBundle, whose `fallback` lists them
     devices   what the bundle is for: gpu (WebGPU), npu and cpu (through OpenVINO; their pipelines are openvino-npu and
               openvino-cpu unless `pipeline` is given and they are the only ones)
+    constants values for inputs of the model, by name: arrays of the input's data type and shape. They are compiled in:
+              shapes, axes and trip counts that hang on them are known, and the result has these inputs no more
 
     Raises ModelError, UnsupportedError or InputError for models and dims that cannot be compiled; nothing is written.
     """
@@ -107,13 +114,14 @@ def compile(
     if isinstance(devices, str) or not devices or not set(devices) <= {"gpu", "npu", "cpu"}:
         raise InputError(f"devices must be some of gpu, npu and cpu, as in ('gpu', 'cpu'), not {devices!r}")
     check(precision, target)
+    constants = check_constants(model, constants)
     sizes = Sizes.of(dims or {})
     if isinstance(model, Graph) and sizes.lists:
         raise InputError(f"dims: a Graph has no free dimensions, so {', '.join(sizes.lists)} cannot have several sizes")
     if set(devices) != {"gpu"} and (sizes.lists or fallback != "error"):
         what = f"dims: {', '.join(sizes.lists)} can have several sizes" if sizes.lists else "nodes are left to the CPU"
         raise InputError(f"{what} on the GPU only; the devices are {', '.join(devices)}")
-    options = Options(target, pipeline, plan, progress, precision, tuple(devices))
+    options = Options(target, pipeline, plan, progress, precision, tuple(devices), constants)
     if fallback == "error" or isinstance(model, Graph):
         return _compile(model, sizes, options)
     if not sizes.lists:
@@ -136,6 +144,18 @@ class Options:
     progress: Progress | None = None
     precision: str = "f32"
     devices: tuple[str, ...] = ("gpu",)
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def check_constants(model: Source | Graph, constants: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """Values of inputs by name; what the model has against them the importer finds."""
+    if constants is None:
+        return {}
+    if not isinstance(constants, Mapping):
+        raise InputError(f"constants must map names of inputs to arrays, not {type(constants).__name__}")
+    if constants and isinstance(model, Graph):
+        raise InputError("constants are for ONNX models; a Graph has its own")
+    return dict(constants)
 
 
 def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
@@ -145,13 +165,18 @@ def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
     store = weight_store(target)
     parts = []
     for bound in sizes.combinations():
-        graph = model.clone() if isinstance(model, Graph) else import_model(model, sizes.fixed | bound)
+        graph = (
+            model.clone() if isinstance(model, Graph) else import_model(model, sizes.fixed | bound, options.constants)
+        )
         clock.lap("import")
         kept = convert(graph, options.precision, target)
         openvino = _for_openvino(graph, options, clock)
         if "gpu" in options.devices:
             name = "-".join(("base", *map(str, bound.values())))
-            parts.append(compile_graph(graph, options, clock, store, name))
+            try:
+                parts.append(compile_graph(graph, options, clock, store, name))
+            except UnsupportedError as e:
+                raise _refused(model, sizes.fixed | bound, options) or e from e
     if not parts:
         nodes = sum(graph.statistics().values())
         report = Report(nodes, nodes, phases=clock.seconds, kept_float32=kept)
@@ -163,7 +188,7 @@ def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
     axes: Sequence[FreeAxis] = ()
     if sizes.lists and not isinstance(model, Graph):
         buckets = sizes.buckets([p.planned.plan for p in parts])
-        axes = find_free_axes(model, sizes, [p.planned.plan for p in parts])
+        axes = find_free_axes(model, sizes, [p.planned.plan for p in parts], options.constants)
         clock.lap("axes")
     report = replace(
         largest.report, kept_float32=kept, weight_bytes=sum(b.size for b in store.buffers), phases=clock.seconds
@@ -180,6 +205,17 @@ def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
         free_axes=axes,
         openvino=openvino,
     )
+
+
+def _refused(model: Source | Graph, dims: Mapping[str, int], options: Options) -> Exception | None:
+    """The error that names the ONNX nodes without a kernel, all of them; None where none is found."""
+    if isinstance(model, Graph):
+        return None
+    from gpucompile.frontends.onnx.importer import find_refusals
+    from gpucompile.plan.backends import EachListed, Listed
+
+    tries = (Listed(options.target), EachListed(options.target, options.pipeline))
+    return next(filter(None, (find_refusals(model, b, dims, options.constants) for b in tries)), None)
 
 
 def _for_openvino(graph: Graph, options: Options, clock: Clock) -> dict[str, OpenvinoFiles]:
@@ -225,11 +261,15 @@ def compile_graph(graph: Graph, options: Options, clock: Clock, store: WeightSto
     return Compiled(planned, report, print_graph(graph, literals="ref"))
 
 
-def import_model(model: str | Path | bytes | onnx.ModelProto, dims: Mapping[str, int] | None) -> Graph:
+def import_model(
+    model: str | Path | bytes | onnx.ModelProto,
+    dims: Mapping[str, int] | None,
+    constants: Mapping[str, np.ndarray] | None = None,
+) -> Graph:
     """The importer's function of this name."""
     from gpucompile.frontends.onnx import importer  # 0.1 s, which a graph need not wait for
 
-    return importer.import_model(model, dims)
+    return importer.import_model(model, dims, constants=constants)
 
 
 class Clock:

@@ -16,28 +16,10 @@ import onnx
 from docs.generate import classes_of
 from gpucompile.frontends.onnx.call import MICROSOFT, entries
 from gpucompile.frontends.onnx.importer import OLDEST_OPSET
+from gpucompile.frontends.onnx.refused import REFUSED
 from gpucompile.ir.op import Op
 
 PATH = Path(__file__).parents[1] / "docs" / "onnx.md"
-
-#: Why an op of ONNX's own domain has no lowering. An op that is in neither place fails the test.
-REFUSED = {
-    "Bernoulli": "random numbers: results would not be reproducible",
-    "BitCast": "reinterpreting bits has no op in the graph yet",
-    "ImageDecoder": "decoding images is left to the host",
-    "MaxRoiPool": "not written yet",
-    "Multinomial": "random numbers: results would not be reproducible",
-    "NonMaxSuppression": "the result's size depends on the data",
-    "RandomNormal": "random numbers: results would not be reproducible",
-    "RandomNormalLike": "random numbers: results would not be reproducible",
-    "RandomUniform": "random numbers: results would not be reproducible",
-    "RandomUniformLike": "random numbers: results would not be reproducible",
-    "RegexFullMatch": "strings",
-    "StringConcat": "strings",
-    "StringNormalizer": "strings",
-    "StringSplit": "strings",
-    "TfIdfVectorizer": "strings and sparse counting are left to the host",
-}
 
 #: What an import function of ONNX's own domain refuses; the rest of the op is lowered.
 LIMITS = {

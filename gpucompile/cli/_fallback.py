@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gpucompile.cli._common import read_model, single_sizes, table
+from gpucompile.cli._common import read_constants, read_model, single_sizes, table
 from gpucompile.errors import UnsupportedError
+from gpucompile.runtime.parts import on_the_cpu
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gpucompile.cli._common import Progress
     from gpucompile.plan.bundle import Bundle
     from gpucompile.plan.partitioned import PartitionedBundle
@@ -52,18 +55,36 @@ def compile_model(
     model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
     options = (target, dims, args.pipeline, args.plan)
     fallback = "allow" if args.fallback == "warn" else args.fallback
+    constants = read_constants(args.const)
     try:
-        bundle = compile(model, *options, progress, args.precision, fallback=fallback, devices=devices)
+        bundle = compile(
+            model, *options, progress, args.precision, fallback=fallback, devices=devices, constants=constants
+        )
     except UnsupportedError:
-        if args.explain and args.fallback == "error" and isinstance(model, str) and set(devices) == {"gpu"}:
-            print(explained(manifest_of(compile(model, *options, precision=args.precision, fallback="allow"))))
+        if args.explain and isinstance(model, str) and set(devices) == {"gpu"}:
+            _explain_refused(model, options, constants)
         raise
     manifest = manifest_of(bundle)
     nodes = [n for part in manifest.parts for n in part.nodes] if manifest else []
     if nodes and args.fallback == "warn":
-        listed = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in nodes)
-        print(f"gpucompile: warning: {len(nodes)} nodes run on the CPU: {listed}", file=sys.stderr)
+        print(f"gpucompile: warning: {on_the_cpu(nodes)}", file=sys.stderr)
     return bundle
+
+
+def _explain_refused(
+    model: str, options: tuple[Target, dict[str, Any], str, str], constants: dict[str, np.ndarray]
+) -> None:
+    """Print the cut of a model that is refused, for the smallest sizes."""
+    from gpucompile.compiler import Options
+    from gpucompile.fallback import explain_refused
+    from gpucompile.sizes import Sizes
+
+    target, dims, pipeline, _ = options
+    sizes = Sizes.of(dims)
+    fixed = Sizes(sizes.fixed | sizes.combinations()[0], {})
+    manifest = explain_refused(model, fixed, Options(target, pipeline, constants=constants))
+    if manifest is not None:
+        print(explained(manifest))
 
 
 def manifest_of(bundle: Bundle | PartitionedBundle) -> PartitionManifest | None:

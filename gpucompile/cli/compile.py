@@ -23,6 +23,7 @@ from gpucompile.cli._common import (
 )
 from gpucompile.cli._fallback import add_fallback_options, compile_model, explained, manifest_of
 from gpucompile.cli._openvino import kinds_of
+from gpucompile.errors import counted
 
 if TYPE_CHECKING:
     from gpucompile.plan.bundle import Bundle, Report
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         manifest = manifest_of(bundle)
         if manifest is not None:
             nodes = sum(len(part.nodes) for part in manifest.parts)
-            print(f"parts    {len(manifest.parts)}, {nodes} nodes on the CPU")
+            print(f"parts    {len(manifest.parts)}, {counted(nodes, 'node')} on the CPU")
         if args.explain:
             print(explained(manifest))
         if args.precision != "f32":

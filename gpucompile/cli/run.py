@@ -17,10 +17,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucompile.cli._common import add_compile_options, is_bundle, positive, progress_bar, table
+from gpucompile.cli._common import (
+    add_compile_options,
+    is_bundle,
+    name_and_file,
+    positive,
+    progress_bar,
+    read_array,
+    table,
+)
 from gpucompile.cli._fallback import add_fallback_options, compile_model, explained
 from gpucompile.cli._openvino import add_options, compiled_for, options_of
-from gpucompile.errors import InputError
+from gpucompile.errors import InputError, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +46,7 @@ HELP = "run a bundle or an ONNX model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a bundle (file or directory), an ONNX file, or a .gir file")
     parser.add_argument(
-        "--input", metavar="NAME=FILE.npy", action="append", type=_input, default=[], help="data of one input"
+        "--input", metavar="NAME=FILE.npy", action="append", type=name_and_file, default=[], help="data of one input"
     )
     parser.add_argument("--random", action="store_true", help="random data for the inputs that no --input gives")
     parser.add_argument("--seed", type=int, default=0, help="of --random (default: %(default)s)")
@@ -57,13 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fallback_options(parser)
 
 
-def _input(text: str) -> tuple[str, str]:
-    name, _, file = text.partition("=")
-    if not name or not file:
-        raise argparse.ArgumentTypeError(f"expected NAME=FILE.npy, found {text!r}")
-    return name, file
-
-
 def _pad(text: str) -> str | float:
     if text in ("error", "zeros"):
         return text
@@ -79,11 +80,11 @@ def run(args: argparse.Namespace) -> int:
     from gpucompile.runtime.partitioned import PartitionedExecutable
     from gpucompile.runtime.parts import open_bundle
 
-    files = {name: _load(name, file) for name, file in args.input}
+    files = {name: read_array(name, file) for name, file in args.input}
     bundled = is_bundle(args.model)
     chosen = (args.pipeline, args.target, args.precision, args.fallback)
-    if bundled and (args.dim or chosen != ("default", "native", "f32", "error")):
-        options = "--dim, --pipeline, --precision, --fallback and --target"
+    if bundled and (args.dim or args.const or chosen != ("default", "native", "f32", "error")):
+        options = "--dim, --const, --pipeline, --precision, --fallback and --target"
         raise InputError(f"{args.model} is compiled already: {options} only apply to models")
     if args.device in ("npu", "cpu", "auto") or (bundled and not args.device and _without_shaders(args.model)):
         return _run_on_kind(args, files, bundled)
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"create   {created - compiled:.2f} s")
             manifest = exe.manifest if isinstance(exe, PartitionedExecutable) else None
             if isinstance(exe, PartitionedExecutable):
-                print(f"parts    {' + '.join(exe.backends)}, {len(exe.fallback)} nodes on the CPU")
+                print(f"parts    {' + '.join(exe.backends)}, {counted(len(exe.fallback), 'node')} on the CPU")
             if args.explain:
                 print(explained(manifest))
             results, seconds = _repeat(exe, _feeds(exe, files, args), args)
@@ -156,18 +157,6 @@ def _compile(args: argparse.Namespace, device: Device, progress: Progress | None
 
     target = Target.portable() if args.target == "portable" else Target.of(device.adapter)
     return compile_model(args, target, progress)
-
-
-def _load(name: str, file: str) -> np.ndarray:
-    import numpy as np
-
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
-        raise InputError(f"input {name}: cannot read {file}: {e}") from e
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"input {name}: {file} is an archive of arrays, a single one (.npy) is wanted")
-    return array
 
 
 def _feeds(exe: Executable, files: dict[str, np.ndarray], args: argparse.Namespace) -> dict[str, np.ndarray]:

@@ -44,21 +44,55 @@ def assemble(
     """The bundle of a partition, whose device parts `compile_graph` compiles; `seconds` is what phases before took.
 
     Raises UnsupportedError where the constants of a host part are too large for an ONNX file."""
+    plain = outline(partition)
     parts = [compile_graph(p.graph) if isinstance(p, DevicePart) else _host_model(p) for p in partition.parts]
-    slots = {n: Slot(n, k.dtype, tuple(map(Extent, k.shape)), k.ranked) for n, k in partition.kinds.items()}
-    inputs = [slots.pop(name) for name in partition.inputs]
     reports = [p.report for p in parts if isinstance(p, Bundle) and p.report is not None]
     report = Report.total([Report(phases=dict(seconds or {})), *reports])
-    values = list(slots.values())
     return PartitionedBundle(
-        parts, inputs, partition.outputs, values, source_sha256=source_sha256, dims=dims, report=report
+        parts,
+        plain.inputs,
+        partition.outputs,
+        plain.values,
+        source_sha256=source_sha256,
+        dims=dims,
+        report=report,
+        ops=[p.ops for p in plain.parts],
     )
 
 
+def outline(partition: Partition) -> PartitionManifest:
+    """The manifest of a partition that is not compiled, perhaps because nobody takes some parts: for `explain`."""
+    slots = {n: Slot(n, k.dtype, tuple(map(Extent, k.shape)), k.ranked) for n, k in partition.kinds.items()}
+    inputs = tuple(slots.pop(name) for name in partition.inputs)
+    parts = []
+    for p in partition.parts:
+        if isinstance(p, DevicePart):
+            graph = p.graph
+            ends = tuple(v.name for v in graph.inputs), tuple(graph.output_names)
+            parts.append(Part(DEVICE, *ends, ops=graph.statistics()))
+        else:
+            ends = tuple(v.name for v in p.model.graph.input), tuple(v.name for v in p.model.graph.output)
+            parts.append(Part(cast("Backend", p.backend), *ends, _host_nodes(p)))
+    return PartitionManifest(
+        FORMAT_VERSION,
+        f"gpucompile {version()}",
+        "",
+        {},
+        inputs,
+        (),
+        tuple(partition.outputs.values()),
+        tuple(slots.values()),
+        tuple(parts),
+    )
+
+
+def _host_nodes(part: HostPart) -> tuple[HostNode, ...]:
+    return tuple(HostNode(n.title, n.kind, n.reason) for n in part.nodes)
+
+
 def _host_model(part: HostPart) -> HostModel:
-    nodes = tuple(HostNode(n.title, n.kind, n.reason) for n in part.nodes)
     inputs, outputs = (tuple(v.name for v in values) for values in (part.model.graph.input, part.model.graph.output))
-    return HostModel(cast("Backend", part.backend), serialized(part.model), inputs, outputs, nodes)
+    return HostModel(cast("Backend", part.backend), serialized(part.model), inputs, outputs, _host_nodes(part))
 
 
 class PartitionedBundle:
@@ -67,6 +101,7 @@ class PartitionedBundle:
     parts    in the order in which they run
     inputs   what the user gives, `outputs` what the user gets: (public name, name of the value)
     values   data types and shapes of everything that inputs and parts give
+    ops      what each part computes, for `explain`
 
     Raises BundleError (a defect of the compiler) if a part reads what nothing before it gives.
     """
@@ -82,6 +117,7 @@ class PartitionedBundle:
         dims: Mapping[str, int] | None = None,
         licence: str = "",
         report: Report | None = None,
+        ops: Sequence[dict[str, int]] | None = None,
     ) -> None:
         self.parts = tuple(parts)
         self.report = report
@@ -98,7 +134,7 @@ class PartitionedBundle:
             ends,
             tuple(outputs.values()),
             tuple(values),
-            tuple(_part(p) for p in parts),
+            tuple(_part(p, n) for p, n in zip(parts, ops or [{}] * len(parts), strict=True)),
             licence,
         )
         check_partition(self.manifest, "the partition")
@@ -133,9 +169,9 @@ class PartitionedBundle:
         return write_bundle(path, files, progress)
 
 
-def _part(part: Bundle | HostModel) -> Part:
+def _part(part: Bundle | HostModel, ops: dict[str, int]) -> Part:
     if isinstance(part, Bundle):
         plan = part.plans[0]
-        return Part(DEVICE, tuple(p.name for p in plan.inputs), tuple(p.name for p in plan.outputs))
+        return Part(DEVICE, tuple(p.name for p in plan.inputs), tuple(p.name for p in plan.outputs), ops=ops)
     digest = hashlib.sha256(part.data).hexdigest()
     return Part(part.backend, part.inputs, part.outputs, part.nodes, len(part.data), digest)

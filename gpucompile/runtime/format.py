@@ -209,7 +209,8 @@ class HostNode:
 @dataclass(frozen=True)
 class Part:
     """Some nodes of a model, which one backend runs: values read and given, by name. `nodes` are those of a host part,
-    whose model is the file `parts/<index>/model.onnx`; a device part is a bundle in `parts/<index>`."""
+    whose model is the file `parts/<index>/model.onnx`; a device part is a bundle in `parts/<index>`, and `ops` says how
+    many nodes of which op it was made of."""
 
     backend: Backend
     inputs: tuple[str, ...]
@@ -217,6 +218,7 @@ class Part:
     nodes: tuple[HostNode, ...] = ()
     size: int = 0
     sha256: str = ""
+    ops: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from gpucompile.errors import counted
 from gpucompile.runtime.bundle import BundleData, BundleLike, OpenFiles, PartStore, Store, manifest_json, open_store
 from gpucompile.runtime.checks import DTYPE_BITS, SHA256, require
 from gpucompile.runtime.format import HostNode, PartitionManifest, Slot, from_json
@@ -85,6 +86,7 @@ def check_partition(m: PartitionManifest, where: str) -> None:
             require(name in given and name not in known, f"{at}: it gives {name[:80]!r}, which it must not")
             known.add(name)
         good = not (part.nodes or part.size) if part.backend == DEVICE else SHA256.fullmatch(part.sha256) is not None
+        good = good and (part.backend == DEVICE or not part.ops)
         require(good, f"{at}: backend {part.backend} does not suit its size, sha256 and nodes")
     names = [slot.name for slot in m.outputs]
     require(len(set(names)) == len(names) == len(m.results) > 0, f"{where}: outputs and results differ in number")
@@ -114,6 +116,13 @@ def fallback_of(m: PartitionManifest) -> tuple[HostNode, ...]:
     return tuple(node for part in m.parts for node in part.nodes)
 
 
+def on_the_cpu(nodes: Sequence[HostNode], most: int = 10) -> str:
+    """What a warning says about nodes that run on the CPU."""
+    listed = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in nodes[:most])
+    more = f"; and {len(nodes) - most} more (--explain and .fallback list them all)" if len(nodes) > most else ""
+    return f"{counted(len(nodes), 'node')} {'runs' if len(nodes) == 1 else 'run'} on the CPU: {listed}{more}"
+
+
 def resident(m: PartitionManifest) -> frozenset[str]:
     """The values that only device parts read, and which therefore stay on the device."""
     given = {name for part in m.parts if part.backend == DEVICE for name in part.outputs}
@@ -134,13 +143,16 @@ def size_of(slots: Iterable[Slot]) -> tuple[int, bool]:
 
 
 def explain(m: PartitionManifest) -> list[tuple[str, ...]]:
-    """Rows of a table: part, backend, node, reason, bytes in, bytes out. Inputs and outputs of the model count; what
-    stays on the device between its parts is named apart."""
+    """Rows of a table: part, backend, node (of a device part how many of which op), reason, bytes in, bytes out. Inputs
+    and outputs of the model count; what stays on the device between its parts is named apart."""
     rows: list[tuple[str, ...]] = []
     for i, part in enumerate(m.parts):
         sizes = _bytes(m, part.inputs), _bytes(m, part.outputs)
         if part.backend == DEVICE:
-            rows.append((str(i), part.backend, "", "", *sizes))
+            each = ", ".join(f"{n} {op}" for op, n in sorted(part.ops.items()))
+            rows.append(
+                (str(i), part.backend, f"{sum(part.ops.values())} of the graph: {each}" if each else "", "", *sizes)
+            )
         for j, node in enumerate(part.nodes):
             head = (str(i), part.backend) if j == 0 else ("", "")
             ends = sizes if j == 0 else ("", "")
