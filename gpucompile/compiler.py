@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 
@@ -104,18 +104,12 @@ def compile(
 
     Raises ModelError, UnsupportedError or InputError for models and dims that cannot be compiled; nothing is written.
     """
+    sizes = check_options(target, dims, fallback)
     target = target or Target.portable()
-    if not isinstance(target, Target):
-        raise InputError(f"target must be a gpucompile.Target, such as Target.portable(), not {target!r}")
-    if dims is not None and not isinstance(dims, Mapping):
-        raise InputError(f"dims must map names to sizes, as in {{'batch': 1}}, not {dims!r}")
-    if fallback not in FALLBACKS:
-        raise InputError(f"fallback is {fallback!r}, it must be one of {', '.join(FALLBACKS)}")
     if isinstance(devices, str) or not devices or not set(devices) <= {"gpu", "npu", "cpu"}:
         raise InputError(f"devices must be some of gpu, npu and cpu, as in ('gpu', 'cpu'), not {devices!r}")
     check(precision, target)
     constants = check_constants(model, constants)
-    sizes = Sizes.of(dims or {})
     if isinstance(model, Graph) and sizes.lists:
         raise InputError(f"dims: a Graph has no free dimensions, so {', '.join(sizes.lists)} cannot have several sizes")
     if set(devices) != {"gpu"} and (sizes.lists or fallback != "error"):
@@ -131,7 +125,21 @@ def compile(
     try:
         return _compile(model, sizes, options)
     except UnsupportedError as e:
-        raise UnsupportedError(f"{e}\n(nodes are left to the CPU for one size at a time, dims have several)") from e
+        raise UnsupportedError(
+            f"{e}\nfallback={fallback!r} leaves nodes to the CPU for one size at a time, {', '.join(sizes.lists)} has "
+            "several: compile_dynamic and InferenceSession take sizes as they come, with fallback"
+        ) from e
+
+
+def check_options(target: Any, dims: Any, fallback: Any) -> Sizes:
+    """What `dims` says. Raises InputError for options that are none."""
+    if target is not None and not isinstance(target, Target):
+        raise InputError(f"target must be a gpucompile.Target, such as Target.portable(), not {target!r}")
+    if dims is not None and not isinstance(dims, Mapping):
+        raise InputError(f"dims must map names to sizes, as in {{'batch': 1}}, not {dims!r}")
+    if fallback not in FALLBACKS:
+        raise InputError(f"fallback is {fallback!r}, it must be one of {', '.join(FALLBACKS)}")
+    return Sizes.of(dims or {})
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,7 @@ def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
             try:
                 parts.append(compile_graph(graph, options, clock, store, name))
             except UnsupportedError as e:
-                raise _refused(model, sizes.fixed | bound, options) or e from e
+                raise refused(model, sizes.fixed | bound, options, e) from e
     if not parts:
         nodes = sum(graph.statistics().values())
         report = Report(nodes, nodes, phases=clock.seconds, kept_float32=kept)
@@ -207,15 +215,16 @@ def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
     )
 
 
-def _refused(model: Source | Graph, dims: Mapping[str, int], options: Options) -> Exception | None:
-    """The error that names the ONNX nodes without a kernel, all of them; None where none is found."""
+def refused(model: Source | Graph, dims: Mapping[str, int], options: Options, e: Exception) -> Exception:
+    """The error that names the ONNX nodes without a kernel, all of them; `e`, which has stopped the compilation, where
+    none is found."""
     if isinstance(model, Graph):
-        return None
+        return e
     from gpucompile.frontends.onnx.importer import find_refusals
     from gpucompile.plan.backends import EachListed, Listed
 
     tries = (Listed(options.target), EachListed(options.target, options.pipeline))
-    return next(filter(None, (find_refusals(model, b, dims, options.constants) for b in tries)), None)
+    return next(filter(None, (find_refusals(model, b, dims, options.constants) for b in tries)), e)
 
 
 def _for_openvino(graph: Graph, options: Options, clock: Clock) -> dict[str, OpenvinoFiles]:

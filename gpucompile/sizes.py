@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,11 +48,10 @@ class Sizes:
                 or not isinstance(given, (Sequence, np.ndarray))
                 or isinstance(given, (str, bytes))
             ):
-                fixed[name] = given  # type: ignore[assignment]  # the importer checks it
+                fixed[name] = _size(name, given)
                 continue
             for size in given:
-                if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-                    raise InputError(f"dims: {name} has {size!r}, sizes must be positive integers")
+                _size(name, size)
             if not len(given):
                 raise InputError(f"dims: {name} has an empty list of sizes")
             lists[name] = tuple(sorted({int(size) for size in given}))
@@ -70,6 +69,13 @@ class Sizes:
     def buckets(self, plans: Sequence[Plan]) -> list[Bucket]:
         """Buckets of one plan each, for the plans of all combinations in order."""
         return [Bucket(dims, (plan.name,)) for dims, plan in zip(self.combinations(), plans, strict=True)]
+
+
+def _size(name: str, given: Any) -> int:
+    """One size. Raises InputError where it is none."""
+    if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, np.integer)) or given < 0:
+        raise InputError(f"dims: {name} is {given!r}, it must be an integer that is not negative")
+    return int(given)
 
 
 def find_free_axes(

@@ -257,6 +257,7 @@ def _fills(pad: Pad, inputs: tuple[Port, ...]) -> dict[str, float] | None:
 def _padded(array: npt.NDArray[Any], shape: tuple[int, ...], value: float) -> npt.NDArray[Any]:
     if array.shape == shape:
         return array
+    array = array.view(np.uint8) if array.dtype == np.bool_ else array
     if array.dtype.kind != "f" and not (float(value).is_integer() and _holds(array.dtype, int(value))):
         raise InputError(f"pad: {value} does not fit {array.dtype}")
     out: npt.NDArray[Any] = np.full(shape, value, array.dtype)

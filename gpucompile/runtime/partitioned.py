@@ -110,16 +110,20 @@ class PartitionedExecutable(Executable):
     def run_bound(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
     ) -> dict[str, Any]:
-        """Not possible, like `dispatch`."""
-        self.dispatch(inputs, outputs)
-        return {}
+        """`run`, for the outputs in `read` (None: all). Raises UnsupportedError for GPU buffers, as `dispatch`."""
+        self._refuse_buffers(inputs, outputs)
+        return _chosen(self.run(inputs), read)
 
     async def run_bound_async(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
     ) -> dict[str, Any]:
-        """Not possible, like `dispatch`."""
-        self.dispatch(inputs, outputs)
-        return {}
+        """`run_bound`, without blocking the event loop."""
+        self._refuse_buffers(inputs, outputs)
+        return _chosen(await self.run_async(inputs), read)
+
+    def _refuse_buffers(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        if outputs or any(hasattr(v, "usage") for v in inputs.values()):
+            self.dispatch(inputs, outputs)
 
     def copied_bytes(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int:
         """Not possible, like `dispatch`."""
@@ -183,6 +187,8 @@ class PartitionedExecutable(Executable):
         out = {}
         for port, slot in zip(self.inputs, self.manifest.inputs, strict=True):
             value = inputs[port.name]
+            if port.dtype == "uint8" and isinstance(value, np.ndarray) and value.dtype == np.bool_:
+                value = value.view(np.uint8)
             if port.dtype in NUMPY_DTYPES and slot.ranked and -1 not in port.shape:
                 out[port.name] = self._checked(port, value)
             elif (wrong := _mismatch(slot, value)) is not None:
@@ -244,6 +250,10 @@ class PartitionedExecutable(Executable):
     def __repr__(self) -> str:
         state = "closed" if self.closed else " + ".join(self.backends)
         return f"<PartitionedExecutable on {self.device.name!r}: {state}>"
+
+
+def _chosen(results: dict[str, Any], read: Collection[str] | None) -> dict[str, Any]:
+    return {name: value for name, value in results.items() if read is None or name in read}
 
 
 def _port(slot: Slot) -> Port:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,10 @@ class Header:
     booleans: frozenset[str]
     metadata: ModelMetadata
 
+    def without(self, constants: Collection[str]) -> Header:
+        """The header without inputs that have a value."""
+        return replace(self, inputs=tuple(a for a in self.inputs if a.name not in constants))
+
     def free_dimensions(self, given: Mapping[str, int]) -> dict[str, tuple[str, int]]:
         """Free dimensions that `given` does not bind -> an input and axis that have it."""
         out: dict[str, tuple[str, int]] = {}
@@ -92,7 +96,7 @@ def header_of_ports(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> Head
     """The header of a bundle, which knows no booleans and no metadata."""
 
     def arg(port: Port) -> NodeArg:
-        return NodeArg(port.name, list(port.shape), f"tensor({TYPE_NAMES[port.dtype]})")
+        return NodeArg(port.name, list(port.shape), f"tensor({TYPE_NAMES.get(port.dtype, port.dtype)})")
 
     return Header(tuple(map(arg, inputs)), tuple(map(arg, outputs)), frozenset(), ModelMetadata())
 
@@ -103,6 +107,7 @@ def _arg(value: Any) -> NodeArg:
     tensor = value.type.tensor_type
     name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "undefined"
     dims: list[int | str | None] = [
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param.strip("?") or None)
+        for d in tensor.shape.dim
     ]
     return NodeArg(value.name, dims, f"tensor({name})")

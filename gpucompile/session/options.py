@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from gpucompile.errors import InputError
 from gpucompile.session.tensor import CPU, GPU_BUFFER, LOCATION_ALIASES, ML_TENSOR
@@ -16,6 +19,9 @@ OPTIMIZATION_PIPELINES = {
     "disabled": "none", "basic": "no-fuse", "extended": "default", "layout": "default", "all": "default",
     0: "none", 1: "no-fuse", 2: "default", 3: "default", 99: "default",
 }  # fmt: skip
+
+#: ONNX Runtime's configuration key for what `SessionOptions.fallback` is.
+DISABLE_FALLBACK = "session.disable_cpu_ep_fallback"
 
 #: Provider names, ours and ONNX Runtime's, in lower case -> ours.
 PROVIDERS = {
@@ -38,6 +44,10 @@ class SessionOptions:
     preferred_output_location "cpu", "gpu-buffer", "ml-tensor", or a dict by output name
     free_dimension_overrides  sizes by name of the model's free dimensions
     memory_budget             bytes that weights, scratch, inputs, outputs and staging may take together
+    fallback                  "error", "warn" or "allow": what becomes of nodes that the device does not take, see
+                              `gpucompile.compile`. ONNX Runtime's configuration entry session.disable_cpu_ep_fallback
+                              says the same: "1" is "error", the default here, "0" is "allow"
+    constants                 values of inputs that are compiled in, by name, as `add_initializer` gives them
     """
 
     graph_optimization_level: Any = "ORT_ENABLE_ALL"
@@ -46,6 +56,8 @@ class SessionOptions:
     preferred_output_location: str | Mapping[str, str] | None = None
     free_dimension_overrides: dict[str, int] = field(default_factory=dict)
     memory_budget: int | None = None
+    fallback: str = "error"
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
     intra_op_num_threads: int = 0
     inter_op_num_threads: int = 0
     execution_mode: Any = None
@@ -60,7 +72,15 @@ class SessionOptions:
         self.free_dimension_overrides[name] = size
 
     def add_session_config_entry(self, key: str, value: str) -> None:
-        """Accepted for ONNX Runtime's sake; its configuration keys mean nothing here."""
+        """ONNX Runtime's configuration: session.disable_cpu_ep_fallback sets `fallback`, others mean nothing here."""
+        if key == DISABLE_FALLBACK:
+            if str(value) not in ("0", "1"):
+                raise InputError(f"InferenceSession: {key} is {value!r}, it must be '0' or '1'")
+            self.fallback = "error" if str(value) == "1" else "allow"
+
+    def add_initializer(self, name: str, value: Any) -> None:
+        """Give an input a value that is compiled in: an array, or an object with `numpy()` such as an OrtValue."""
+        self.constants[name] = value if isinstance(value, np.ndarray) else value.numpy()
 
     @staticmethod
     def of(given: Any, extra: Mapping[str, Any]) -> SessionOptions:
@@ -73,7 +93,10 @@ class SessionOptions:
             for name in names:
                 if hasattr(given, name):
                     setattr(out, name, getattr(given, name))
-            out.free_dimension_overrides = dict(out.free_dimension_overrides)
+            out.free_dimension_overrides, out.constants = dict(out.free_dimension_overrides), dict(out.constants)
+            with contextlib.suppress(RuntimeError):  # ONNX Runtime's, for a key that was not set
+                if not isinstance(given, SessionOptions):
+                    out.add_session_config_entry(DISABLE_FALLBACK, given.get_session_config_entry(DISABLE_FALLBACK))
         for key, value in extra.items():
             name = snake(key)
             if name not in names:

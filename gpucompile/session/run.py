@@ -54,8 +54,10 @@ class Run:
         for name, target in fetches.items():
             port = self.program.outputs[name]
             if isinstance(target, np.ndarray):
-                want = np.dtype(bool) if name in header.booleans and target.dtype == bool else NUMPY_DTYPES[port.dtype]
-                if target.dtype != want or target.shape != port.shape:
+                want = (
+                    np.dtype(bool) if name in header.booleans and target.dtype == bool else NUMPY_DTYPES.get(port.dtype)
+                )
+                if (want is not None and target.dtype != want) or not fits(target.shape, port.shape):
                     found = f"{target.dtype}{list(target.shape)}"
                     raise InputError(f"fetch {name!r} is {found}, the output is {port.dtype}{list(port.shape)}")
             elif isinstance(target, Tensor):
@@ -98,6 +100,11 @@ class Run:
             else:  # an array, or a tensor on the host
                 (target if isinstance(target, np.ndarray) else target.data)[...] = array
         return [found[name] for name in self.names]
+
+
+def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a shape is that of a port, whose -1 stand for what depends on data."""
+    return len(shape) == len(wanted) and all(w in (-1, d) for d, w in zip(shape, wanted, strict=True))
 
 
 def _value(name: str, value: Any, header: Header) -> Any:

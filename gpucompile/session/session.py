@@ -9,17 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from gpucompile.compiler import compile
 from gpucompile.errors import ClosedError, InputError, UnsupportedError
-from gpucompile.runtime.bundle import BundleLike, read_bundle
+from gpucompile.runtime.bundle import BundleLike
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable, load, select_plan
-from gpucompile.runtime.format import Plan, Port
+from gpucompile.runtime.format import HostNode, Plan, Port
 from gpucompile.runtime.openvino import OpenvinoExecutable, model_for
+from gpucompile.runtime.parts import DEVICE, PartitionedLike, open_bundle
 from gpucompile.session.model import Header, ModelMetadata, NodeArg, header_of_ports, read_header
 from gpucompile.session.options import Provider, SessionOptions, device_type_of, locations_of, providers_of
 from gpucompile.session.pool import Pool
@@ -89,15 +90,20 @@ class InferenceSession:
         self._free: dict[str, tuple[str, int]] = {}
         overrides = dict(self._options.free_dimension_overrides)
         if _is_bundle(path_or_bytes):
-            bundle = read_bundle(path_or_bytes) if isinstance(path_or_bytes, (str, Path)) else path_or_bytes
+            bundle = open_bundle(path_or_bytes) if isinstance(path_or_bytes, (str, Path)) else path_or_bytes
+            if self._options.constants:
+                raise InputError("InferenceSession: constants are compiled in, a bundle is compiled already")
             program = self._programs[()] = self._load(bundle)
             self._header = header_of_ports(program.executable.inputs, program.executable.outputs)
         else:
-            self._source, self._header = path_or_bytes, read_header(path_or_bytes)  # type: ignore[arg-type]
+            self._source = path_or_bytes
+            self._header = read_header(path_or_bytes).without(self._options.constants)  # type: ignore[arg-type]
             self._free = self._header.free_dimensions(overrides)
             if not self._free:
                 self._program({})
         self._locations = locations_of(self._options.preferred_output_location, [o.name for o in self._header.outputs])
+        if self.fallback and set(self._locations.values()) - {CPU}:
+            raise UnsupportedError("preferred_output_location: outputs of a model with nodes on the CPU are on the CPU")
         if isinstance(self._context, OpenvinoContext) and set(self._locations.values()) - {CPU}:
             raise UnsupportedError("preferred_output_location: outputs of npu and cpu are numpy arrays, location cpu")
 
@@ -135,6 +141,12 @@ class InferenceSession:
     @property
     def device(self) -> Device:
         return self._context.device
+
+    @property
+    def fallback(self) -> tuple[HostNode, ...]:
+        """The nodes that the CPU runs, with reasons, of the shapes compiled last; see `SessionOptions.fallback`."""
+        programs = list(self._programs.values())
+        return programs[-1].executable.fallback if programs else ()
 
     def __repr__(self) -> str:
         return f"<InferenceSession {self._header.metadata.graph_name!r} on {self.device.name!r}>"
@@ -216,8 +228,11 @@ class InferenceSession:
         iobinding._run()
 
     def warm_up(self, dims: Mapping[str, int] | None = None) -> None:
-        """Compile what is not compiled (for these sizes of free dimensions) and run once on zeros."""
+        """Compile what is not compiled (for these sizes of free dimensions) and run once on zeros, unless an input is
+        of a type or shape that only its data tell."""
         program = self._program(dict(dims or {}))
+        if any(p.dtype not in NUMPY_DTYPES or -1 in p.shape for p in program.inputs.values()):
+            return
         feeds = {n: np.zeros(p.shape, NUMPY_DTYPES[p.dtype]) for n, p in program.inputs.items()}
         program.executable.run(feeds)
 
@@ -263,16 +278,18 @@ class InferenceSession:
         return out
 
     def _compile(self, dims: dict[str, int]) -> _Program:
+        fallback, constants = self._options.fallback, self._options.constants
         if isinstance(self._context, OpenvinoContext):
-            return self._load(compile(self._source, None, dims, devices=(self._context.device.kind,)))
+            kinds = (self._context.device.kind,)
+            return self._load(compile(self._source, None, dims, fallback=fallback, devices=kinds, constants=constants))
         device = self._context.device
         target = self._context._target
         budget = self._options.memory_budget
         bundle: Any = None
         for plan_mode in ("balanced",) if budget is None else ("balanced", "memory"):
-            bundle = compile(self._source, target, dims, self._options.pipeline, plan_mode)
-            plan = select_plan(bundle, device)
-            if budget is None or needed_bytes(plan)["total"] <= budget:
+            pipeline = self._options.pipeline
+            bundle = compile(self._source, target, dims, pipeline, plan_mode, fallback=fallback, constants=constants)
+            if budget is None or needed_by(bundle, device)["total"] <= budget:
                 break
         return self._load(bundle)
 
@@ -283,7 +300,7 @@ class InferenceSession:
             weights = model_for(bundle, on.device).weights.size
             need = {"weights": weights, "total": weights}
         else:
-            need = needed_bytes(select_plan(bundle, on.device))
+            need = needed_by(bundle, on.device)
         others = sum(sum(p.executable.memory().values()) for p in self._programs.values())
         if budget is not None and need["total"] + others > budget:
             parts = ", ".join(f"{kind} {size:,}" for kind, size in need.items() if kind != "total")
@@ -308,6 +325,7 @@ class InferenceSession:
             "input": "inputs",
             "output": "outputs",
             "staging": "staging",
+            "between parts": "scratch",
         }
         out = dict.fromkeys(names.values(), 0)
         with self._lock:
@@ -343,11 +361,24 @@ def needed_bytes(plan: Plan) -> dict[str, int]:
     return {**out, "total": sum(out.values())}
 
 
+def needed_by(bundle: BundleLike | PartitionedLike, device: Device) -> dict[str, int]:
+    """`needed_bytes` of what a device runs of a bundle, over all its parts."""
+    if not hasattr(bundle, "host_part"):
+        return needed_bytes(select_plan(bundle, device))
+    bundle = cast("PartitionedLike", bundle)
+    total = dict.fromkeys(("weights", "scratch", "inputs", "outputs", "staging", "total"), 0)
+    for i, part in enumerate(bundle.manifest.parts):
+        if part.backend == DEVICE:
+            for kind, size in needed_bytes(select_plan(bundle.device_part(i), device)).items():
+                total[kind] += size
+    return total
+
+
 def _is_bundle(source: Any) -> bool:
     if isinstance(source, (str, Path)):
         path = Path(source)
         return path.suffix == ".gpub" or path.is_dir()
-    return hasattr(source, "variants") and hasattr(source, "shard")
+    return hasattr(source, "manifest") and (hasattr(source, "shard") or hasattr(source, "host_part"))
 
 
 def _context(provider: Provider, settings: SessionOptions) -> MLContext:

@@ -158,7 +158,8 @@ def test_profile_and_close(device: Device) -> None:
     assert not labels or any(label.startswith("part ") and " on " in label for label in labels)
     for call in (exe.dispatch, exe.run_bound, exe.copied_bytes):
         with pytest.raises(UnsupportedError, match="parts on the CPU"):
-            call({}, {})
+            call(FEEDS, {"y": object()})
+    assert exe.run_bound(FEEDS, {}, {"scaled"}).keys() == {"scaled"}
     exe.close()
     exe.close()
     assert exe.closed

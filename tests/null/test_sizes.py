@@ -124,9 +124,10 @@ def test_dimensions_without_a_name(spelled: str) -> None:
     ("dims", "words"),
     [
         ({"batch": 1, "seq": []}, "empty list"),
-        ({"batch": 1, "seq": [1, 0]}, "positive integers"),
-        ({"batch": 1, "seq": [1, 2.5]}, "positive integers"),
-        ({"batch": 1, "seq": [True]}, "positive integers"),
+        ({"batch": 1, "seq": [1, -1]}, "seq is -1, it must be an integer that is not negative"),
+        ({"batch": None, "seq": 1}, "batch is None, it must be an integer that is not negative"),
+        ({"batch": 1, "seq": [1, 2.5]}, "must be an integer"),
+        ({"batch": 1, "seq": [True]}, "must be an integer"),
         ({"batch": 1, "seq": "64"}, "must be an integer that is not negative"),
         ({"batch": range(1, 10), "seq": range(1, 10)}, f"9 of batch x 9 of seq are 81 plans, at most {MAX_PLANS}"),
         ({"batch": 1, "time": [1, 2]}, "no free dimension 'time'"),

@@ -12,6 +12,7 @@ constant an initializer, a sequence known at import is put together there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -341,8 +342,10 @@ def _infer(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.output[:]
+    # elements are followed, as those of shapes, one by one: that is nothing for large tensors
+    small = all(math.prod(d.dim_value for d in i.type.tensor_type.shape.dim) <= 4096 for i in bare.graph.input)
     try:
-        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=small)
     except Exception:  # too large, or whatever it has against the node; the host decides
         return {}
     return {v.name: v.type for v in inferred.graph.value_info}

@@ -165,6 +165,8 @@ def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto
     if isinstance(source, onnx.ModelProto):
         model, label = source, f"model {source.graph.name!r}" if source.graph.name else "the model"
     else:
+        if not isinstance(source, (str, Path, bytes)):
+            raise InputError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
         label = "the model" if isinstance(source, bytes) else str(source)
         try:
             size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
@@ -354,7 +356,10 @@ class _Import:
                 known.add(size)
                 if size not in self.dims:
                     unbound.append((info.name, axis, size))
-                size = int(self.dims.get(size, 1))
+                given = self.dims.get(size, 1)
+                if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 0:
+                    raise InputError(f"dims: {size} is {given!r}, it must be an integer that is not negative")
+                size = int(given)
             shape.append(size)
         dtype = data_type(tensor.elem_type, f"input {info.name!r}")
         value = self.builder.graph.add_input(info.name, TensorType(dtype, tuple(shape)))
@@ -363,12 +368,10 @@ class _Import:
         return self.builder.mark(value, tensor.elem_type)
 
     def _check_dims(self, unbound: list[tuple[str, int, str]], known: set[str]) -> None:
-        for name, value in self.dims.items():
+        for name in self.dims:
             if name not in known:
                 have = f"it has {', '.join(sorted(known))}" if known else "it has none"
                 raise InputError(f"dims: the model has no free dimension {name!r}; {have}")
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-                raise InputError(f"dims: {name} is {value!r}, it must be an integer that is not negative")
         if unbound:
             where = "; ".join(f"input {i!r} axis {a} ({n})" for i, a, n in unbound)
             names = list(dict.fromkeys(n for *_, n in unbound))
