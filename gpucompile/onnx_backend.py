@@ -64,6 +64,11 @@ class PreparedModel(BackendRep):
 
     runner: type[Any] = GraphRunner
 
+    @property
+    def compiled_in(self) -> frozenset[str]:
+        """The inputs whose values decide what is compiled, as far as runs have shown; others compile again."""
+        return frozenset(self._constant)
+
     def __init__(self, model: onnx.ModelProto, device: Device | None = None, fallback: str = "error") -> None:
         if fallback not in FALLBACKS:
             raise InputError(f"fallback is {fallback!r}, it must be one of {', '.join(FALLBACKS)}")

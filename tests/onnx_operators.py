@@ -18,6 +18,7 @@ from gpucompile.frontends.onnx.call import MICROSOFT, entries
 from gpucompile.frontends.onnx.importer import OLDEST_OPSET
 from gpucompile.frontends.onnx.refused import REFUSED
 from gpucompile.ir.op import Op
+from tests.onnx_backend import TOTALS
 
 PATH = Path(__file__).parents[1] / "docs" / "onnx.md"
 
@@ -66,6 +67,12 @@ def document() -> str:
         "float8 or strings, maps or sparse tensors. Weights may be bfloat16: they become float32.",
         "",
     ]
+    lines += [
+        "The backend tests of the onnx package, without fallback (`python -m tests.onnx_backend`; input values are",
+        "compiled in where shapes, axes or trip counts depend on them, which `constants=` does for models):",
+        TOTALS.read_text().strip() + ".",
+        "",
+    ]
     lines += _table("ai.onnx", sorted({s.name for s in onnx.defs.get_all_schemas() if s.domain == ""} | _names("")))
     lines += ["", *_table(MICROSOFT, sorted(_names(MICROSOFT)))]
     return "\n".join(lines) + "\n"
@@ -112,7 +119,7 @@ def _versions(domain: str, name: str) -> str:
         for i, v in enumerate(since)
         if v >= OLDEST_OPSET or (since[i + 1 : i + 2] != [] and since[i + 1] > OLDEST_OPSET)
     ]
-    kept = kept or since[-1:]
+    kept = kept or since[-1:] or [OLDEST_OPSET]  # ONNX Runtime's in ONNX's domain have no versions
     return ", ".join(str(max(v, OLDEST_OPSET)) for v in kept)
 
 

@@ -128,16 +128,16 @@ def _dims(text: str) -> tuple[str, int | list[int]]:
     sizes = [int(v) for part in value.split(",") for v in part.split("..") if v.isdecimal()]
     if name and re.fullmatch(r"\d+", value):
         return name, sizes[0]
-    if name and 0 not in sizes:
+    if name:
         if re.fullmatch(r"\d+(,\d+)+", value):
             return name, sizes
-        if re.fullmatch(r"\d+\.\.\d+", value) and sizes[0] < sizes[1]:
+        if re.fullmatch(r"\d+\.\.\d+", value) and 0 < sizes[0] < sizes[1]:
             doubled = [sizes[0]]
             while 2 * doubled[-1] < sizes[1]:
                 doubled.append(2 * doubled[-1])
             return name, [*doubled, sizes[1]]
     raise argparse.ArgumentTypeError(
-        f"expected NAME=N, NAME=N,N,... or NAME=N..N with positive integers, found {text!r}"
+        f"expected NAME=N, NAME=N,N,... or NAME=N..N (doubling, from 1 on), found {text!r}"
     )
 
 

@@ -159,6 +159,16 @@ def _compile(args: argparse.Namespace, device: Device, progress: Progress | None
     return compile_model(args, target, progress)
 
 
+#: Data types that only hosts have -> what is drawn for them.
+_HOST_DTYPES = {
+    "float64": "float32",
+    "int16": "int8",
+    "uint16": "uint8",
+    "complex64": "float32",
+    "complex128": "float32",
+}
+
+
 def _feeds(exe: Executable, files: dict[str, np.ndarray], args: argparse.Namespace) -> dict[str, np.ndarray]:
     """Arrays by input name: from files, else random where allowed."""
     import numpy as np
@@ -171,9 +181,11 @@ def _feeds(exe: Executable, files: dict[str, np.ndarray], args: argparse.Namespa
     feeds = dict(files)
     for port in exe.inputs:
         what = f"{port.name!r}, {port.dtype}{list(port.shape)}"
-        drawable = port.dtype in DTYPE_BITS and -1 not in port.shape
+        drawable = port.dtype in (*DTYPE_BITS, *_HOST_DTYPES) and -1 not in port.shape
         if drawable:  # drawn for all, so that a file shifts no other
-            array = random_array(rng, DataType(port.dtype), port.shape)
+            kind = _HOST_DTYPES.get(port.dtype, port.dtype)
+            array = random_array(rng, DataType(kind), port.shape)
+            array = array.astype(port.dtype) if kind != port.dtype else array
         if port.name not in feeds:
             if not args.random:
                 raise InputError(f"no data for input {what}: give --input {port.name}=FILE.npy, or --random")

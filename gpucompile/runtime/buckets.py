@@ -112,8 +112,8 @@ class BucketExecutable(Executable):
             if not a.dim:
                 raise InputError(
                     f"{_named(dims)} is not the size of a bucket, and output {a.port!r} cannot be cut to it: its axis "
-                    f"{a.axis} depends on {', '.join(dims)} but is none of them. Give the sizes of a bucket: "
-                    f"{self._listed()}"
+                    f"{a.axis} depends on {', '.join(dims)} but is none of them, so where padding ends up in it is not "
+                    f"known (in the middle of a cache that is appended to). Give sizes of a bucket: {self._listed()}"
                 )
         padded = dict(inputs)
         for port in self.inputs:
@@ -144,9 +144,9 @@ class BucketExecutable(Executable):
         return dims
 
     def _choose(self, dims: Mapping[str, int]) -> int:
-        """The first bucket, which is the smallest, that has room."""
+        """The first bucket, which is the smallest, that has room; nothing is padded from nothing."""
         for i, bucket in enumerate(self.buckets):
-            if all(0 < n <= bucket.dims[name] for name, n in dims.items()):
+            if all(n <= bucket.dims[name] and (n or not bucket.dims[name]) for name, n in dims.items()):
                 return i
         raise InputError(f"no bucket has room for {_named(dims)}; there are {self._listed()}")
 

@@ -28,6 +28,7 @@ from gpucompile.errors import GpucompileError, InputError, ModelError, Unsupport
 from gpucompile.frontends import onnx as _family
 from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Builder, Opaque, Operand, empty, located
 from gpucompile.frontends.onnx.constants import constant_inputs, size_or_name
+from gpucompile.frontends.onnx.declared import check_declared
 from gpucompile.frontends.onnx.embedded import parse_file
 from gpucompile.frontends.onnx.fallback import Backends, HostModels, Keeper, Thing, is_constraint
 from gpucompile.frontends.onnx.partition import Partition, partition
@@ -280,6 +281,13 @@ class _Import:
         return found
 
     def _run(self) -> dict[str, Anything | Opaque]:
+        found = self._results()
+        for info in self.proto.output:
+            check_declared(info, found[info.name], self.builder)
+        return found
+
+    def _results(self) -> dict[str, Anything | Opaque]:
+        """What each output is."""
         self._add_inputs()
         if self.keeper is None:
             return dict(zip(self.scope.outputs, self.scope.run(), strict=True))

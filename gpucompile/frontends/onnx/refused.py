@@ -4,9 +4,9 @@ from __future__ import annotations
 
 REFUSED = {
     "Bernoulli": "random numbers: results would not be reproducible",
-    "BitCast": "reinterpreting bits has no op in the graph yet",
+    "BitCast": "the graph has no op that reinterprets bits",
     "ImageDecoder": "decoding images is left to the host",
-    "MaxRoiPool": "not written yet",
+    "MaxRoiPool": "maxima over regions, whose sizes depend on the data",
     "Multinomial": "random numbers: results would not be reproducible",
     "NonMaxSuppression": "the result's size depends on the data",
     "RandomNormal": "random numbers: results would not be reproducible",

@@ -12,7 +12,7 @@ from gpucompile.ir.graph import Literal
 from gpucompile.ops.movement import Expand
 
 
-@onnx_op("Identity")
+@onnx_op("Identity", "MemcpyFromHost", "MemcpyToHost")  # ONNX Runtime's copies in models that it has optimised
 def identity(call: Call) -> Anything:
     return call.present(0)
 
