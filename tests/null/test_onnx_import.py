@@ -383,10 +383,12 @@ def test_figures_in_other_documents() -> None:
 #: What the tables of ONNX Runtime's WebNN and WebGPU providers have (js/web/docs), its own domain apart.
 ONNX_RUNTIME = """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Clip Concat Conv
-    ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand Flatten Floor
+    ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand Flatten
+    Floor
     GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual
     HardSigmoid HardSwish Identity If InstanceNormalization LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log
-    LpPool MatMul Max MaxPool MemcpyFromHost MemcpyToHost Min Mul Neg Not Or PRelu Pad Pow QuantizeLinear Range Reciprocal
+    LpPool MatMul Max MaxPool MemcpyFromHost MemcpyToHost Min Mul Neg Not Or PRelu Pad Pow QuantizeLinear Range
+    Reciprocal
     ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
     Relu Reshape Resize ScatterElements ScatterND Shape Sigmoid Sign SimplifiedLayerNormalization Sin Sinh Slice Softmax
     Softplus Softsign Split Sqrt Squeeze Sub Tan Tanh ThresholdedRelu Tile Transpose Trilu Unsqueeze Where Xor
