@@ -16,7 +16,6 @@ def test_the_model_itself() -> None:
     assert not problems and counts["right"] == 1
 
 
-@pytest.mark.filterwarnings("ignore:output .* has the shape")
 def test_variants() -> None:
     """Every fifth is compiled too, the others are imported and interpreted."""
     problems, counts = variants.check(range(2000), lambda seed: seed % 5 == 0)
