@@ -38,9 +38,25 @@ if TYPE_CHECKING:
     from gpucompile.plan.partitioned import PartitionedBundle
     from gpucompile.runtime.buckets import BucketExecutable
     from gpucompile.runtime.device import Device
-    from gpucompile.runtime.executable import Executable, load
+    from gpucompile.runtime.executable import Executable
+    from gpucompile.runtime.loading import load
     from gpucompile.runtime.openvino import OpenvinoDevice, OpenvinoExecutable, OpenvinoOptions
-    from gpucompile.session import InferenceSession, IOBinding, SessionOptions, Tensor
+    from gpucompile.session import (
+        ExecutionMode,
+        GraphOptimizationLevel,
+        InferenceSession,
+        IOBinding,
+        ModelMetadata,
+        NodeArg,
+        OrtValue,
+        RunOptions,
+        SessionOptions,
+        Tensor,
+        get_all_providers,
+        get_available_providers,
+        get_device,
+        set_default_logger_severity,
+    )
     from gpucompile.target import Target
 
 __version__ = "0.1.0"
@@ -56,21 +72,27 @@ __all__ = [
     "DeviceLost",
     "DynamicExecutable",
     "Executable",
+    "ExecutionMode",
     "FallbackError",
     "GpucompileError",
     "GpucompileWarning",
+    "GraphOptimizationLevel",
     "IOBinding",
     "InferenceSession",
     "InputError",
     "ModelError",
+    "ModelMetadata",
+    "NodeArg",
     "OpenvinoDevice",
     "OpenvinoExecutable",
     "OpenvinoOptions",
+    "OrtValue",
     "ParseError",
     "PartitionedBundle",
     "PassError",
     "PrecisionWarning",
     "Report",
+    "RunOptions",
     "SessionOptions",
     "Target",
     "Tensor",
@@ -79,7 +101,11 @@ __all__ = [
     "VerificationError",
     "compile",
     "compile_dynamic",
+    "get_all_providers",
+    "get_available_providers",
+    "get_device",
     "load",
+    "set_default_logger_severity",
 ]
 
 _HOMES = {
@@ -100,11 +126,23 @@ _HOMES = {
     "Target": "target",
     "compile": "compiler",
     "compile_dynamic": "dynamic",
-    "load": "runtime.executable",
+    "load": "runtime.loading",
+    "ExecutionMode": "session",
+    "GraphOptimizationLevel": "session",
+    "ModelMetadata": "session",
+    "NodeArg": "session",
+    "OrtValue": "session",
+    "RunOptions": "session",
+    "get_all_providers": "session",
+    "get_available_providers": "session",
+    "get_device": "session",
+    "set_default_logger_severity": "session",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "capi":  # where ONNX Runtime's programs look for its exceptions
+        return importlib.import_module("gpucompile.capi")
     if name not in __all__:
         raise AttributeError(f"module 'gpucompile' has no attribute {name!r}")
     return getattr(importlib.import_module(f"gpucompile.{_HOMES.get(name, 'errors')}"), name)

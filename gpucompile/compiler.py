@@ -28,6 +28,7 @@ from gpucompile.target import Target
 if TYPE_CHECKING:
     import onnx
 
+    from gpucompile.division import Assignment
     from gpucompile.plan.partitioned import PartitionedBundle
 
 Progress = Callable[[str, int, int], None]
@@ -69,6 +70,7 @@ def compile(
 ) -> Bundle | PartitionedBundle: ...
 
 
+@overload
 def compile(
     model: Source | Graph,
     target: Target | None = None,
@@ -80,6 +82,23 @@ def compile(
     fallback: str = "error",
     *,
     devices: Sequence[str] = ("gpu",),
+    partition: Assignment | bool,
+    constants: Mapping[str, np.ndarray] | None = None,
+) -> Bundle | PartitionedBundle: ...
+
+
+def compile(
+    model: Source | Graph,
+    target: Target | None = None,
+    dims: Mapping[str, int | Sequence[int]] | None = None,
+    pipeline: str = "default",
+    plan: str = "balanced",
+    progress: Progress | None = None,
+    precision: str = "f32",
+    fallback: str = "error",
+    *,
+    devices: Sequence[str] = ("gpu",),
+    partition: Assignment | bool = False,
     constants: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle | PartitionedBundle:
     """Compile a model to a bundle: of shaders, and of models for OpenVINO's devices.
@@ -101,6 +120,10 @@ def compile(
               openvino-cpu unless `pipeline` is given and they are the only ones)
     constants values for inputs of the model, by name: arrays of the input's data type and shape. They are compiled in:
               shapes, axes and trip counts that hang on them are known, and the result has these inputs no more
+    partition False puts the whole model into the bundle for each of `devices`. True cuts it: every node is for the
+              first of `devices` that takes it, as in ("npu", "gpu", "cpu"). A dict of devices by name of an op or of
+              a value, or a function of the node (gpucompile.ir.graph.Node) that gives a device or None, says so
+              outright. The result is a PartitionedBundle, whose parts exchange values through host memory
 
     Raises ModelError, UnsupportedError or InputError for models and dims that cannot be compiled; nothing is written.
     """
@@ -112,10 +135,19 @@ def compile(
     constants = check_constants(model, constants)
     if isinstance(model, Graph) and sizes.lists:
         raise InputError(f"dims: a Graph has no free dimensions, so {', '.join(sizes.lists)} cannot have several sizes")
-    if set(devices) != {"gpu"} and (sizes.lists or fallback != "error"):
+    divided = partition is True or not isinstance(partition, bool)
+    if divided and not (partition is True or callable(partition) or isinstance(partition, Mapping)):
+        raise InputError(f"partition must be True, a dict of devices by name, or a function, not {partition!r}")
+    if divided and sizes.lists:
+        raise InputError(f"dims: {', '.join(sizes.lists)} cannot have several sizes where a model is cut")
+    if set(devices) != {"gpu"} and not divided and (sizes.lists or fallback != "error"):
         what = f"dims: {', '.join(sizes.lists)} can have several sizes" if sizes.lists else "nodes are left to the CPU"
         raise InputError(f"{what} on the GPU only; the devices are {', '.join(devices)}")
-    options = Options(target, pipeline, plan, progress, precision, tuple(devices), constants)
+    options = Options(target, pipeline, plan, progress, precision, tuple(dict.fromkeys(devices)), constants)
+    if divided:
+        from gpucompile.division import compile_divided
+
+        return compile_divided(model, sizes.fixed, options, partition, fallback != "error")
     if fallback == "error" or isinstance(model, Graph):
         return _compile(model, sizes, options)
     if not sizes.lists:

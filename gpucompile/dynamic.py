@@ -24,7 +24,8 @@ from gpucompile.errors import ClosedError, InputError, UnsupportedError
 from gpucompile.plan.bundle import Bundle
 from gpucompile.plan.planner import weight_store
 from gpucompile.runtime.device import Device, default_device
-from gpucompile.runtime.executable import Array, Executable, make_executable
+from gpucompile.runtime.executable import Array, Executable
+from gpucompile.runtime.loading import make_executable
 from gpucompile.runtime.player import SharedWeights
 from gpucompile.sizes import Sizes
 from gpucompile.target import Target

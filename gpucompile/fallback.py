@@ -20,7 +20,7 @@ from gpucompile.frontends.onnx.partition import Partition
 from gpucompile.ir.graph import Graph
 from gpucompile.plan.backends import DeviceAndHosts, EachListed, EachTried, Listed
 from gpucompile.plan.bundle import Bundle
-from gpucompile.plan.partitioned import PartitionedBundle, assemble, outline
+from gpucompile.plan.partitioned import DeviceModel, PartitionedBundle, assemble, outline
 from gpucompile.plan.planner import weight_store
 from gpucompile.precision import convert
 from gpucompile.runtime.format import PartitionManifest
@@ -60,7 +60,7 @@ def _compile(
 ) -> Bundle | PartitionedBundle:
     if isinstance(found, Partition):
         return compile_partition(found, options, source_hash(model), sizes.fixed, clock.seconds)
-    return _part(found, options, clock, source_hash(model), sizes.fixed)
+    return compile_part_on_gpu(found, options, clock, source_hash(model), sizes.fixed)
 
 
 def compile_partition(
@@ -72,13 +72,13 @@ def compile_partition(
 ) -> PartitionedBundle:
     """Compile the device parts of a partition, and put all parts together; `seconds` is what phases before took."""
 
-    def compile_part(graph: Graph) -> Bundle:
-        return _part(graph, options, Clock())
+    def compile_part(graph: Graph) -> list[DeviceModel]:
+        return [DeviceModel(compile_part_on_gpu(graph, options, Clock()))]
 
     return assemble(partition, compile_part, source_sha256, dims, seconds)
 
 
-def _part(
+def compile_part_on_gpu(
     graph: Graph, options: Options, clock: Clock, source_sha256: str = "", dims: Mapping[str, int] | None = None
 ) -> Bundle:
     """A graph as a bundle of one plan."""

@@ -34,8 +34,8 @@ from gpucompile.ir.graph import Graph
 from gpucompile.ir.types import TensorType
 from gpucompile.plan.backends import DeviceAndHosts
 from gpucompile.runtime.device import Device, default_device
-from gpucompile.runtime.executable import load
 from gpucompile.runtime.format import HostNode
+from gpucompile.runtime.loading import load
 from gpucompile.runtime.parts import on_the_cpu
 from gpucompile.target import Target
 

@@ -19,6 +19,17 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is written to the folder for temporary files (passes that fail leave reproducers there) goes where pytest
+    cleans up."""
+    folder = str(tmp_path_factory.mktemp("temporary"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", folder)
+        patch.setenv("TMPDIR", folder)  # for processes that tests start
+        yield
+
+
 @pytest.fixture(scope="session")
 def adapter() -> Any:
     """A Vulkan `wgpu.GPUAdapter`; the OpenGL one that wgpu offers beside it does not count."""

@@ -111,8 +111,8 @@ def add_device_option(group: Any) -> None:
     group.add_argument(
         "--device",
         metavar="NAME",
-        help="part of an adapter's name, or hardware, or software; or npu or cpu, through OpenVINO; see `gpucompile "
-        "devices` (default: the best adapter)",
+        help="part of an adapter's name, or hardware, or software; or npu or cpu, through OpenVINO; or auto, the "
+        "fastest, or first, of npu, gpu, cpu; see `gpucompile devices` (default: the best adapter)",
     )
 
 

@@ -1,4 +1,4 @@
-"""What subcommands share about nodes that the device does not take: options, compiling, the cut as a table."""
+"""What subcommands share about models in parts: options, compiling, the cut as a table."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpucompile.cli._common import read_constants, read_model, single_sizes, table
-from gpucompile.errors import UnsupportedError
+from gpucompile.cli._common import read_constants, read_model, single_sizes, size, table
+from gpucompile.cli._openvino import KINDS
+from gpucompile.errors import InputError, UnsupportedError, counted
 from gpucompile.runtime.parts import on_the_cpu
 
 if TYPE_CHECKING:
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
     from gpucompile.cli._common import Progress
     from gpucompile.plan.bundle import Bundle
     from gpucompile.plan.partitioned import PartitionedBundle
-    from gpucompile.runtime.format import PartitionManifest
+    from gpucompile.runtime.format import HostNode, PartitionManifest
     from gpucompile.target import Target
 
 HEADERS = ("part", "backend", "node", "reason", "bytes in", "bytes out")
+EDGE_HEADERS = ("value", "type", "from", "to", "bytes", "through")
 
 
 def add_fallback_options(parser: argparse.ArgumentParser) -> None:
-    """--fallback --explain."""
+    """--fallback --partition --assign --explain."""
     group = parser.add_argument_group("nodes that the device does not take")
     group.add_argument(
         "--fallback",
@@ -33,7 +35,27 @@ def add_fallback_options(parser: argparse.ArgumentParser) -> None:
         help="refuse them, or leave them to the CPU (onnxruntime, else onnx), with or without a warning "
         "(default: %(default)s)",
     )
+    group.add_argument(
+        "--partition",
+        action="store_true",
+        help="cut the model: every node for the first of the devices of --device, such as npu,gpu,cpu, that takes it",
+    )
+    group.add_argument(
+        "--assign",
+        metavar="NAME=DEVICE",
+        action="append",
+        type=_assignment,
+        default=[],
+        help="cut the model, with the ops or values of this name on gpu, npu or cpu",
+    )
     add_explain_option(group)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, _, device = text.rpartition("=")
+    if not name or device not in KINDS:
+        raise argparse.ArgumentTypeError(f"expected NAME=DEVICE with one of {', '.join(KINDS)}, found {text!r}")
+    return name, device
 
 
 def add_explain_option(parser: argparse._ActionsContainer) -> None:
@@ -41,7 +63,8 @@ def add_explain_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--explain",
         action="store_true",
-        help="print what runs where: parts in order, why nodes are left to the CPU, bytes that parts read and give",
+        help="print what runs where: parts in order, why nodes are not where they would be first, and the bytes that "
+        "cross between parts",
     )
 
 
@@ -51,21 +74,32 @@ def compile_model(
     """Compile args.model as the options say. With --explain the cut is shown even where --fallback=error refuses it."""
     from gpucompile.compiler import compile
 
+    if (args.partition or args.assign) and len(devices) < 2:
+        raise InputError("--partition and --assign need the devices in order of preference, as in --device npu,gpu,cpu")
+    partition = dict(args.assign) or args.partition
     dims = dict(args.dim)
     model = read_model(args.model, single_sizes(args.dim)) if args.model.endswith(".gir") else args.model
     options = (target, dims, args.pipeline, args.plan)
+    gpu_only = set(devices) == {"gpu"} and not partition
     fallback = "allow" if args.fallback == "warn" else args.fallback
     constants = read_constants(args.const)
     try:
         bundle = compile(
-            model, *options, progress, args.precision, fallback=fallback, devices=devices, constants=constants
+            model,
+            *options,
+            progress,
+            args.precision,
+            fallback=fallback,
+            devices=devices,
+            constants=constants,
+            partition=partition,
         )
     except UnsupportedError:
-        if args.explain and isinstance(model, str) and set(devices) == {"gpu"}:
+        if args.explain and isinstance(model, str) and gpu_only:
             _explain_refused(model, options, constants)
         raise
     manifest = manifest_of(bundle)
-    nodes = [n for part in manifest.parts for n in part.nodes] if manifest else []
+    nodes = host_nodes(manifest)
     if nodes and args.fallback == "warn":
         print(f"gpucompile: warning: {on_the_cpu(nodes)}", file=sys.stderr)
     return bundle
@@ -87,6 +121,22 @@ def _explain_refused(
         print(explained(manifest))
 
 
+def host_nodes(manifest: PartitionManifest | None) -> list[HostNode]:
+    """The nodes of a model in parts that are left to what runs ONNX."""
+    from gpucompile.runtime.parts import KIND_OF
+
+    return [n for part in manifest.parts if part.backend not in KIND_OF for n in part.nodes] if manifest else []
+
+
+def bundles_of(bundle: Bundle | PartitionedBundle) -> list[Bundle]:
+    """The bundles of the device parts, or the bundle itself."""
+    from gpucompile.plan.partitioned import DeviceModel, PartitionedBundle
+
+    if isinstance(bundle, PartitionedBundle):
+        return [part.bundle for part in bundle.parts if isinstance(part, DeviceModel)]
+    return [bundle]
+
+
 def manifest_of(bundle: Bundle | PartitionedBundle) -> PartitionManifest | None:
     """The manifest of a bundle in parts; None for any other."""
     from gpucompile.plan.partitioned import PartitionedBundle
@@ -94,10 +144,23 @@ def manifest_of(bundle: Bundle | PartitionedBundle) -> PartitionManifest | None:
     return bundle.manifest if isinstance(bundle, PartitionedBundle) else None
 
 
+def parts_text(manifest: PartitionManifest) -> str:
+    """What runs the parts, in order, the nodes left to the CPU, and what crosses between parts on the host."""
+    from gpucompile.runtime.parts import edges
+
+    crossing = [e for e in edges(manifest) if not e.resident]
+    known = sum(e.bytes or 0 for e in crossing)
+    backends = " + ".join(part.backend for part in manifest.parts)
+    text = f"parts    {backends}, {counted(len(host_nodes(manifest)), 'node')} on the CPU, {size(known)} between parts"
+    return text + (" and what depends on data" if any(e.bytes is None for e in crossing) else "")
+
+
 def explained(manifest: PartitionManifest | None) -> str:
     """The cut as a table; None for a model that is not cut."""
     if manifest is None:
         return "every node runs on the device"
-    from gpucompile.runtime.parts import explain
+    from gpucompile.runtime.parts import explain, explain_edges
 
-    return table(explain(manifest), HEADERS)
+    crossing = explain_edges(manifest)
+    text = table(explain(manifest), HEADERS)
+    return f"{text}\n{table(crossing, EDGE_HEADERS)}" if crossing else text

@@ -41,7 +41,9 @@ def kinds_of(device: str | None) -> tuple[str, ...]:
 
 
 def compiled_for(device: str) -> tuple[str, ...]:
-    """What a model that `run` gets is compiled for: `auto` is all that is here."""
+    """What a model that `run` gets is compiled for: all that is here for `auto` and `first`."""
+    from gpucompile.runtime.choose import ORDER
     from gpucompile.runtime.openvino import list_devices
 
-    return ("gpu", *(d.kind for d in reversed(list_devices()))) if device == "auto" else (device,)
+    here = {"gpu", *(d.kind for d in list_devices())}
+    return tuple(k for k in ORDER if k in here) if device in ("auto", "first") else kinds_of(device)

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from gpucompile.runtime.choose import ORDER, candidates, fastest, measure
     from gpucompile.runtime.device import default_device
-    from gpucompile.runtime.executable import make_executable
+    from gpucompile.runtime.loading import make_executable
 
     wanted = ORDER if args.devices == "all" else tuple(dict.fromkeys(args.devices.split(",")))
     if not set(wanted) <= set(ORDER):
@@ -77,7 +77,7 @@ def _bundle(args: argparse.Namespace, wanted: tuple[str, ...], skipped: list[str
 
         return read_bundle(args.model)
     from gpucompile.compiler import compile
-    from gpucompile.runtime.openvino import list_devices
+    from gpucompile.runtime.openvino import find_device, list_devices
     from gpucompile.target import Target
 
     model = read_model(args.model, single_sizes(args.dim))
@@ -92,15 +92,19 @@ def _bundle(args: argparse.Namespace, wanted: tuple[str, ...], skipped: list[str
             here.remove("gpu")
             skipped.append(f"gpu: {e}")
     taken = []
-    for kind in (k for k in wanted if k in here):
+    for kind in wanted:
         try:
+            if kind not in here:
+                if kind != "gpu":
+                    find_device(kind)  # says why there is none
+                continue
             if kind != "gpu":
                 compile(model, devices=(kind,))
             taken.append(kind)
-        except UnsupportedError as e:
+        except (DeviceError, UnsupportedError) as e:
             skipped.append(f"{kind}: {e}")
     if not taken:
-        raise DeviceError(f"no device to measure: {'; '.join(skipped) or ', '.join(wanted) + ': none here'}")
+        raise DeviceError(f"no device to measure: {'; '.join(skipped)}")
     return compile(model, target, devices=taken, progress=progress)
 
 

@@ -21,9 +21,9 @@ from gpucompile.cli._common import (
     require_file,
     size,
 )
-from gpucompile.cli._fallback import add_fallback_options, compile_model, explained, manifest_of
+from gpucompile.cli._fallback import add_fallback_options, bundles_of, compile_model, explained, manifest_of, parts_text
 from gpucompile.cli._openvino import kinds_of
-from gpucompile.errors import counted
+from gpucompile.errors import InputError
 
 if TYPE_CHECKING:
     from gpucompile.plan.bundle import Bundle, Report
@@ -57,18 +57,22 @@ def run(args: argparse.Namespace) -> int:
     target = choose_target(args)
     with progress_bar(args.quiet) as progress:
         bundle = compile_model(args, target, progress, devices or ("gpu",))
-        if args.blob and isinstance(bundle, Bundle):
+        if args.blob:
             from gpucompile.backends.openvino.compile import with_blob
 
-            bundle.map_openvino(with_blob)
+            if not set(devices) - {"gpu"}:
+                raise InputError("--blob is for OpenVINO's devices: --device npu, cpu, or a list with these")
+            for part in bundles_of(bundle):
+                part.map_openvino(with_blob)
         path = bundle.save(args.output, progress)
     if not args.quiet:
         if bundle.report is not None:
             print(report_text(bundle.report))
         manifest = manifest_of(bundle)
         if manifest is not None:
-            nodes = sum(len(part.nodes) for part in manifest.parts)
-            print(f"parts    {len(manifest.parts)}, {counted(nodes, 'node')} on the CPU")
+            print(parts_text(manifest))
+            if any(p.backend == "openvino-npu" for p in manifest.parts):
+                print(f"{'npu':8} for OpenVINO{_unseen('npu')}")
         if args.explain:
             print(explained(manifest))
         if args.precision != "f32":
@@ -83,15 +87,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _openvino_text(bundle: Bundle, device: str) -> str:
-    from gpucompile.runtime.openvino import list_devices
-
     model = bundle.openvino_model(device)
     text = f"{device:8} OpenVINO {model.version}: IR of {size(model.xml.size + model.weights.size)}"
     for blob in model.blobs:
         text += f", compiled for {blob.device} ({size(blob.data.size)})"
-    if not any(d.kind == device for d in list_devices()):
-        text += f"; no {device.upper()} here: it is compiled where it is loaded, only its rules are checked"
-    return text
+    return text + _unseen(device)
+
+
+def _unseen(device: str) -> str:
+    """What could not be tried where one of OpenVINO's devices is not here."""
+    from gpucompile.runtime.openvino import list_devices
+
+    if any(d.kind == device for d in list_devices()):
+        return ""
+    return f"; no {device.upper()} here: it is compiled where it is loaded, only its rules are checked"
 
 
 def _precision_text(args: argparse.Namespace, bundle: Bundle | PartitionedBundle) -> str:

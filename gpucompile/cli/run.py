@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucompile.cli._common import (
     add_compile_options,
+    choose_target,
     is_bundle,
     name_and_file,
     positive,
@@ -26,9 +27,9 @@ from gpucompile.cli._common import (
     read_array,
     table,
 )
-from gpucompile.cli._fallback import add_fallback_options, compile_model, explained
-from gpucompile.cli._openvino import add_options, compiled_for, options_of
-from gpucompile.errors import InputError, counted
+from gpucompile.cli._fallback import add_fallback_options, compile_model, explained, parts_text
+from gpucompile.cli._openvino import add_options, compiled_for, kinds_of, options_of
+from gpucompile.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,17 +77,19 @@ def _pad(text: str) -> str | float:
 
 def run(args: argparse.Namespace) -> int:
     from gpucompile.runtime.device import Device
-    from gpucompile.runtime.executable import make_executable
+    from gpucompile.runtime.loading import make_executable
     from gpucompile.runtime.partitioned import PartitionedExecutable
     from gpucompile.runtime.parts import open_bundle
 
     files = {name: read_array(name, file) for name, file in args.input}
     bundled = is_bundle(args.model)
-    chosen = (args.pipeline, args.target, args.precision, args.fallback)
-    if bundled and (args.dim or args.const or chosen != ("default", "native", "f32", "error")):
-        options = "--dim, --const, --pipeline, --precision, --fallback and --target"
+    chosen = (args.pipeline, args.target, args.precision, args.fallback, args.partition, args.assign)
+    if bundled and (args.dim or args.const or chosen != ("default", "native", "f32", "error", False, [])):
+        options = "--dim, --const, --pipeline, --precision, --fallback, --partition, --assign and --target"
         raise InputError(f"{args.model} is compiled already: {options} only apply to models")
-    if args.device in ("npu", "cpu", "auto") or (bundled and not args.device and _without_shaders(args.model)):
+    kinds = kinds_of(args.device)
+    chosen_here = args.device in ("auto", "first") or (bundled and not args.device and _for_openvino(args.model))
+    if chosen_here or set(kinds) - {"gpu"}:
         return _run_on_kind(args, files, bundled)
     if args.device == "gpu":
         args.device = None
@@ -95,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         with progress_bar(args.quiet) as progress:
             bundle = open_bundle(args.model) if bundled else _compile(args, device, progress)
             compiled = time.perf_counter()
-            exe = make_executable(bundle, device, progress, pad=args.pad)
+            exe = make_executable(bundle, device, progress, pad=args.pad, options=options_of(args))
         created = time.perf_counter()
         with exe:
             print(f"device   {device.name} ({device.backend})")
@@ -103,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
                 print(f"compile  {compiled - start:.2f} s, {exe.kernels} kernels")
             print(f"create   {created - compiled:.2f} s")
             manifest = exe.manifest if isinstance(exe, PartitionedExecutable) else None
-            if isinstance(exe, PartitionedExecutable):
-                print(f"parts    {' + '.join(exe.backends)}, {counted(len(exe.fallback), 'node')} on the CPU")
+            if manifest is not None:
+                print(parts_text(manifest))
             if args.explain:
                 print(explained(manifest))
             results, seconds = _repeat(exe, _feeds(exe, files, args), args)
@@ -116,34 +119,48 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _without_shaders(path: str) -> bool:
-    """Whether a bundle is for OpenVINO's devices only."""
-    from gpucompile.runtime.parts import open_bundle
+def _for_openvino(path: str) -> bool:
+    """Whether a bundle is for OpenVINO's devices only, or has parts for them."""
+    from gpucompile.runtime.parts import DEVICE, KIND_OF, PartitionedData, open_bundle
 
     with open_bundle(path) as bundle:
-        return getattr(bundle, "variants", None) == ()
+        if isinstance(bundle, PartitionedData):
+            return any(p.backend in KIND_OF and p.backend != DEVICE for p in bundle.manifest.parts)
+        return not bundle.variants
 
 
 def _run_on_kind(args: argparse.Namespace, files: dict[str, np.ndarray], bundled: bool) -> int:
-    """On the NPU or the CPU, or on the fastest device."""
-    from gpucompile.runtime.executable import load
-    from gpucompile.runtime.openvino import OpenvinoExecutable
+    """On the NPU or the CPU, on the first or the fastest device, or on several that share a model."""
+    from gpucompile.runtime.loading import load
+    from gpucompile.runtime.partitioned import PartitionedExecutable
     from gpucompile.target import Target
 
+    device, several = args.device, len(kinds_of(args.device)) > 1
+    divided = bool(args.partition or args.assign)
+    if several and (bundled or not divided):
+        raise InputError(f"--device {device}: one of these, or --partition, or auto, or first")
     start = time.perf_counter()
     with progress_bar(args.quiet) as progress:
         source: Any = args.model
         if not bundled:
-            source = compile_model(args, Target.portable(), progress, compiled_for(args.device))
+            args.device = None  # no part of an adapter's name
+            target = choose_target(args) if divided and "gpu" in kinds_of(device) else Target.portable()
+            source = compile_model(args, target, progress, compiled_for(device))
         compiled = time.perf_counter()
-        exe = load(source, args.device, progress, options=options_of(args))
+        exe = load(source, None if several else device, progress, options=options_of(args))
     created = time.perf_counter()
     with exe:
-        name = exe.openvino_device.full_name if isinstance(exe, OpenvinoExecutable) else exe.device.name
-        print(f"device   {name}")
+        print(f"device   {exe.device_name}")
+        for reason in exe.skipped:
+            print(f"not      {reason}")
         if not bundled:
             print(f"compile  {compiled - start:.2f} s")
         print(f"create   {created - compiled:.2f} s")
+        manifest = exe.manifest if isinstance(exe, PartitionedExecutable) else None
+        if manifest is not None:
+            print(parts_text(manifest))
+        if args.explain:
+            print(explained(manifest))
         outputs, seconds = _repeat(exe, _feeds(exe, files, args), args)
     print(_outputs_table(_flat(outputs)))
     print(_latency(seconds))

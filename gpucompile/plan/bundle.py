@@ -126,7 +126,7 @@ class Bundle:
     def _check(self) -> None:
         if len(self._by_name) != len(self.plans):
             raise BundleError("two plans of a bundle have the same name")
-        sizes, (inputs, outputs) = [len(s) for s in self._shards], self._ports()
+        sizes, (inputs, outputs) = [len(s) for s in self._shards], self.ports
         for i, size in enumerate(sizes):
             if not 0 < size <= SHARD_BYTES or size % 4:
                 raise BundleError(f"weight shard {i} has {size} bytes: no positive multiple of 4 up to {SHARD_BYTES}")
@@ -145,7 +145,8 @@ class Bundle:
             if hashlib.sha256(text.encode()).hexdigest() != sha:
                 raise BundleError(f"shader {sha}: the text has another sha256")
 
-    def _ports(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    @property
+    def ports(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         """Inputs and outputs; those of the first plan, if there is one, also say in which buffer they are."""
         first = self.plans[0] if self.plans else next(iter(self._openvino.values())).model
         return first.inputs, first.outputs
@@ -163,7 +164,7 @@ class Bundle:
         shards = tuple(
             Shard(f"weights/{i}.bin", len(s), hashlib.sha256(s.bytes()).hexdigest()) for i, s in enumerate(self._shards)
         )
-        inputs, outputs = self._ports()
+        inputs, outputs = self.ports
         return Manifest(
             version=FORMAT_VERSION,
             producer=f"gpucompile {version()}",
@@ -208,7 +209,7 @@ class Bundle:
         """The OpenVINO model for a device, cpu or npu."""
         if device not in self._openvino:
             raise BundleError(f"no OpenVINO model for {device!r}; compile with devices=({device!r},)")
-        inputs, outputs = self._ports()
+        inputs, outputs = self.ports
         return replace(self._openvino[device].model, inputs=inputs, outputs=outputs)
 
     def map_openvino(self, change: Callable[[OpenvinoFiles], OpenvinoFiles]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +20,22 @@ from gpucompile.plan.backends import serialized
 from gpucompile.plan.bundle import Bundle, Progress, Report, json_text, version, write_bundle
 from gpucompile.plan.weights import Content
 from gpucompile.runtime.format import FORMAT_VERSION, Backend, Extent, HostNode, Part, PartitionManifest, Slot
-from gpucompile.runtime.parts import DEVICE, check_partition, fallback_of
+from gpucompile.runtime.parts import DEVICE, KIND_OF, check_partition, fallback_of
+
+
+@dataclass(frozen=True)
+class DeviceModel:
+    """A device part: its bundle, which is for one backend, and those of its nodes that devices before that in the order
+    do not take, with reasons. `ops` counts what it was made of."""
+
+    bundle: Bundle
+    nodes: tuple[HostNode, ...] = ()
+    ops: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def backend(self) -> Backend:
+        """wgpu where it has shaders, else OpenVINO's device."""
+        return DEVICE if self.bundle.plans else {k: b for b, k in KIND_OF.items()}[self.bundle.openvino[0]]
 
 
 @dataclass(frozen=True)
@@ -36,27 +51,37 @@ class HostModel:
 
 def assemble(
     partition: Partition,
-    compile_graph: Callable[[Graph], Bundle],
+    compile_graph: Callable[[Graph], Sequence[DeviceModel]],
     source_sha256: str = "",
     dims: Mapping[str, int] | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> PartitionedBundle:
-    """The bundle of a partition, whose device parts `compile_graph` compiles; `seconds` is what phases before took.
+    """The bundle of a partition. `compile_graph` compiles a device part, to one model or to several that run in order;
+    `seconds` is what phases before took.
 
     Raises UnsupportedError where the constants of a host part are too large for an ONNX file."""
     plain = outline(partition)
-    parts = [compile_graph(p.graph) if isinstance(p, DevicePart) else _host_model(p) for p in partition.parts]
-    reports = [p.report for p in parts if isinstance(p, Bundle) and p.report is not None]
+    parts: list[DeviceModel | HostModel] = []
+    for p, whole in zip(partition.parts, plain.parts, strict=True):
+        if isinstance(p, HostPart):
+            parts.append(_host_model(p))
+            continue
+        made = compile_graph(p.graph)
+        parts += [replace(made[0], ops=whole.ops)] if len(made) == 1 else made
+    slots = {slot.name: slot for slot in plain.values}
+    models = [p.bundle for p in parts if isinstance(p, DeviceModel)]
+    for port in (port for model in models for port in model.ports[1]):
+        slots.setdefault(port.name, Slot(port.name, port.dtype, tuple(map(Extent, port.shape))))
+    reports = [m.report for m in models if m.report is not None]
     report = Report.total([Report(phases=dict(seconds or {})), *reports])
     return PartitionedBundle(
         parts,
         plain.inputs,
         partition.outputs,
-        plain.values,
+        list(slots.values()),
         source_sha256=source_sha256,
         dims=dims,
         report=report,
-        ops=[p.ops for p in plain.parts],
     )
 
 
@@ -96,19 +121,18 @@ def _host_model(part: HostPart) -> HostModel:
 
 
 class PartitionedBundle:
-    """A compiled model in parts, in memory: what `compile` gives where nodes are left to the CPU.
+    """A compiled model in parts, in memory: what `compile` gives where nodes are left to the CPU or devices share them.
 
     parts    in the order in which they run
     inputs   what the user gives, `outputs` what the user gets: (public name, name of the value)
     values   data types and shapes of everything that inputs and parts give
-    ops      what each part computes, for `explain`
 
     Raises BundleError (a defect of the compiler) if a part reads what nothing before it gives.
     """
 
     def __init__(
         self,
-        parts: Sequence[Bundle | HostModel],
+        parts: Sequence[DeviceModel | HostModel],
         inputs: Sequence[Slot],
         outputs: Mapping[str, str],
         values: Sequence[Slot],
@@ -117,7 +141,6 @@ class PartitionedBundle:
         dims: Mapping[str, int] | None = None,
         licence: str = "",
         report: Report | None = None,
-        ops: Sequence[dict[str, int]] | None = None,
     ) -> None:
         self.parts = tuple(parts)
         self.report = report
@@ -134,22 +157,22 @@ class PartitionedBundle:
             ends,
             tuple(outputs.values()),
             tuple(values),
-            tuple(_part(p, n) for p, n in zip(parts, ops or [{}] * len(parts), strict=True)),
+            tuple(_part(p) for p in parts),
             licence,
         )
         check_partition(self.manifest, "the partition")
 
     @property
     def fallback(self) -> tuple[HostNode, ...]:
-        """The nodes that the device does not run, each with the reason."""
+        """The nodes that the first device of the order does not run, each with the reason."""
         return fallback_of(self.manifest)
 
     def device_part(self, index: int) -> Bundle:
         """The bundle of a device part."""
         part = self.parts[index]
-        if not isinstance(part, Bundle):
-            raise BundleError(f"part {index} is not for the device")
-        return part
+        if not isinstance(part, DeviceModel):
+            raise BundleError(f"part {index} is not for a device")
+        return part.bundle
 
     def host_part(self, index: int) -> bytes:
         """The ONNX model of a host part."""
@@ -162,16 +185,16 @@ class PartitionedBundle:
         """Write the bundle, as `Bundle.save` does."""
         files = [("manifest.json", Content.of(json_text(self.manifest).encode()))]
         for i, part in enumerate(self.parts):
-            if isinstance(part, Bundle):
-                files += [(f"parts/{i}/{name}", data) for name, data in part.files()]
+            if isinstance(part, DeviceModel):
+                files += [(f"parts/{i}/{name}", data) for name, data in part.bundle.files()]
             else:
                 files.append((f"parts/{i}/model.onnx", Content.of(part.data)))
         return write_bundle(path, files, progress)
 
 
-def _part(part: Bundle | HostModel, ops: dict[str, int]) -> Part:
-    if isinstance(part, Bundle):
-        plan = part.plans[0]
-        return Part(DEVICE, tuple(p.name for p in plan.inputs), tuple(p.name for p in plan.outputs), ops=ops)
+def _part(part: DeviceModel | HostModel) -> Part:
+    if isinstance(part, DeviceModel):
+        inputs, outputs = ([p.name for p in ports] for ports in part.bundle.ports)
+        return Part(part.backend, tuple(inputs), tuple(outputs), part.nodes, ops=part.ops)
     digest = hashlib.sha256(part.data).hexdigest()
     return Part(part.backend, part.inputs, part.outputs, part.nodes, len(part.data), digest)

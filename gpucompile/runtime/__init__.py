@@ -12,6 +12,7 @@ It imports numpy, wgpu and the standard library; wgpu only once a device is open
 from gpucompile.runtime.adapters import AdapterInfo, list_adapters
 from gpucompile.runtime.bundle import BundleData, read_bundle
 from gpucompile.runtime.device import Device
-from gpucompile.runtime.executable import Executable, load
+from gpucompile.runtime.executable import Executable
+from gpucompile.runtime.loading import load
 
 __all__ = ["AdapterInfo", "BundleData", "Device", "Executable", "list_adapters", "load", "read_bundle"]

@@ -58,7 +58,7 @@ class BucketExecutable(Executable):
         self.buckets, self.free_axes = bundle.buckets, bundle.free_axes
         plans = [select_plan(bundle, device, bucket.variants) for bucket in self.buckets]
         self.plan = plans[-1]
-        self._fill = _fills(pad, self.inputs)
+        self._fill_values = _fills(pad, self.inputs)
         self._lock = threading.RLock()
         self._bundle: BundleLike | None = bundle
         self._owns_bundle = owns_bundle
@@ -103,7 +103,7 @@ class BucketExecutable(Executable):
         bucket = self.buckets[index]
         if bucket.dims == dims:
             return self._part(index), dict(inputs), None
-        if self._fill is None:
+        if self._fill_values is None:
             raise InputError(
                 f"there is no bucket for {_named(dims)}; there are {self._listed()}. Give sizes of a bucket, or load "
                 'with pad="zeros" (or another value) to run a larger one'
@@ -120,7 +120,7 @@ class BucketExecutable(Executable):
             axes = {a.axis: bucket.dims[a.dim] for a in self.free_axes if a.port == port.name}
             if axes:
                 shape = tuple(axes.get(i, d) for i, d in enumerate(inputs[port.name].shape))
-                padded[port.name] = _padded(inputs[port.name], shape, self._fill[port.name])
+                padded[port.name] = _padded(inputs[port.name], shape, self._fill_values[port.name])
         return self._part(index), padded, dims
 
     def _dims(self, inputs: Mapping[str, Any]) -> dict[str, int]:

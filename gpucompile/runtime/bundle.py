@@ -96,6 +96,9 @@ class HasOpenvino(Protocol):
 class Store(Protocol):
     """The files of a bundle by name, wherever they are."""
 
+    def names(self) -> list[str]:
+        """The names of all files that belong to a bundle's layout."""
+
     def size(self, name: str) -> int:
         """Size in bytes; BundleError if there is no such file."""
 
@@ -128,6 +131,10 @@ class _DirectoryStore:
         except (OSError, RuntimeError):  # a loop of symbolic links
             pass
         raise BundleError(f"{name}: missing from the bundle {self._root}")
+
+    def names(self) -> list[str]:
+        found = (p.relative_to(self._root).as_posix() for p in sorted(self._root.rglob("*")) if p.is_file())
+        return [name for name in found if _LAYOUT.fullmatch(name)]
 
     def size(self, name: str) -> int:
         return self._path(name).stat().st_size
@@ -193,6 +200,9 @@ class _ZipStore:
             raise BundleError(f"{name}: missing from the bundle {self._path}")
         return self._entries[name]
 
+    def names(self) -> list[str]:
+        return list(self._entries)
+
     def size(self, name: str) -> int:
         return self._entry(name)[1]
 
@@ -213,6 +223,9 @@ class PartStore:
 
     def __init__(self, store: Store, prefix: str) -> None:
         self._store, self._prefix = store, prefix
+
+    def names(self) -> list[str]:
+        return [n.removeprefix(self._prefix) for n in self._store.names() if n.startswith(self._prefix)]
 
     def size(self, name: str) -> int:
         return self._store.size(self._prefix + name)

@@ -10,6 +10,7 @@ What was measured lies in one file (`choices_file`), which may be deleted at any
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -24,9 +25,18 @@ import numpy as np
 
 from gpucompile.errors import BundleError, DeviceError, InputError, UnsupportedError
 from gpucompile.runtime.device import default_device
-from gpucompile.runtime.executable import NUMPY_DTYPES, Array, Executable, Pad, make_executable
+from gpucompile.runtime.executable import NUMPY_DTYPES, Array, Executable, Pad
 from gpucompile.runtime.format import to_json
-from gpucompile.runtime.openvino import KINDS, OpenvinoExecutable, OpenvinoOptions, list_devices, model_for
+from gpucompile.runtime.loading import make_executable
+from gpucompile.runtime.openvino import (
+    KINDS,
+    OpenvinoExecutable,
+    OpenvinoOptions,
+    find_device,
+    list_devices,
+    model_for,
+    version,
+)
 from gpucompile.runtime.player import Progress
 
 #: The order in which devices are tried.
@@ -76,21 +86,30 @@ def _load_on(bundle: Any, device: str, on_gpu: Callable[[], Executable], options
     if device in KINDS:
         return OpenvinoExecutable(bundle, device, options)
     if device not in ("first", "auto"):
-        raise InputError(f"unknown device {device!r}: gpu, npu, cpu, auto, or a gpucompile.Device")
+        raise InputError(f"unknown device {device!r}: gpu, npu, cpu, first, auto, or a gpucompile.Device")
     skipped: list[str] = []
-    makers = dict(candidates(bundle, skipped, on_gpu, options))
+    makers, slower = dict(candidates(bundle, skipped, on_gpu, options)), dict[str, str]()
     if device == "auto" and len(makers) > 1:
-        key = _key(bundle, makers)
-        kind = _remembered().get(key)
-        if kind not in makers:
-            kind = fastest([measure(kind, make) for kind, make in makers.items()]).device
-            _remember(key, kind)
-        makers = {kind: makers[kind]} | makers
+        key = _key(bundle, makers, options or OpenvinoOptions())
+        seconds = _remembered(key, makers)
+        if seconds is None:
+            seconds = _measured(makers, skipped)
+            if len(seconds) == len(makers):
+                _remember(key, seconds)
+            makers = {kind: makers[kind] for kind in seconds}
+        best = min(seconds.values(), default=0.0)
+        makers = {kind: makers[kind] for kind in sorted(makers, key=lambda k: seconds[k])}
+        slower = {k: f"{k}: {1e3 * s:.2f} ms here, {1e3 * best:.2f} ms the fastest" for k, s in seconds.items()}
     for kind, make in makers.items():
         try:
-            return make()
+            exe = make()
         except (DeviceError, UnsupportedError) as e:
             skipped.append(f"{kind}: {e}")
+            continue
+        passed = [*skipped, *(slower[k] for k in slower if k != kind)]
+        before = ORDER if device == "auto" else ORDER[: ORDER.index(kind)]
+        exe.skipped = tuple(line for line in passed if line.split(":")[0] in before)
+        return exe
     raise DeviceError(f"no device here runs the bundle: {'; '.join(skipped) or 'it is for none'}")
 
 
@@ -107,7 +126,10 @@ def candidates(
             else:
                 skipped.append("gpu: the bundle has no shaders")
         elif kind not in here:
-            skipped.append(f"{kind}: there is none here")
+            try:
+                find_device(kind)
+            except (DeviceError, UnsupportedError) as e:
+                skipped.append(f"{kind}: {e}")
         else:
             try:
                 model_for(bundle, here[kind])
@@ -153,9 +175,20 @@ def measure(
             start = clock()
             exe.run(feeds)
             times.append(clock() - start)
-        name = exe.openvino_device.full_name if isinstance(exe, OpenvinoExecutable) else exe.device.name
+        name = exe.device_name
     p95 = sorted(times)[max(0, -(-95 * len(times) // 100) - 1)]
     return Measured(kind, name, ready, first, statistics.fmean(times), p95, min(times), len(times))
+
+
+def _measured(makers: Mapping[str, Callable[[], Executable]], skipped: list[str]) -> dict[str, float]:
+    """The mean seconds of those that run; the others' reasons are added to `skipped`."""
+    seconds = {}
+    for kind, make in makers.items():
+        try:
+            seconds[kind] = measure(kind, make).mean
+        except (DeviceError, UnsupportedError) as e:
+            skipped.append(f"{kind}: {e}")
+    return seconds
 
 
 def fastest(measured: list[Measured]) -> Measured:
@@ -172,14 +205,23 @@ def choices_file() -> Path:
     return Path(base) / "gpucompile" / "devices.json"
 
 
-def _key(bundle: Any, makers: Mapping[str, object]) -> str:
-    """The graph, whose constants stand there by their hashes, what it was compiled for, and the devices' names."""
-    names = [d.full_name for d in list_devices()] + ([default_device().name] if "gpu" in makers else [])
-    text = json.dumps([bundle.gir(), to_json(bundle.manifest), sorted(makers), names], sort_keys=True)
+def _key(bundle: Any, makers: Mapping[str, object], options: OpenvinoOptions) -> str:
+    """sha256 of what the choice depends on: the bundle (its manifest with the hashes of weights, its plans with those
+    of shaders, OpenVINO's models with those of their files), the devices with names and drivers, OpenVINO's version,
+    and the options."""
+    plans = [to_json(bundle.plan(name)) for name in bundle.variants]
+    models = [to_json(bundle.openvino_model(kind)) for kind in bundle.openvino]
+    devices: list[Any] = [dataclasses.astuple(d) for d in list_devices()]
+    if "npu" in makers or "cpu" in makers:
+        devices.append((version(), *(options.properties(kind) for kind in KINDS)))
+    if "gpu" in makers:
+        info = dict(default_device().adapter.info)  # its description is the driver with its version
+        devices.append([str(info.get(key, "")) for key in ("vendor", "device", "description", "backend_type")])
+    text = json.dumps([to_json(bundle.manifest), plans, models, sorted(makers), devices], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _remembered() -> dict[str, str]:
+def _read_choices() -> dict[str, Any]:
     try:
         data = json.loads(choices_file().read_text("utf-8"))
     except (OSError, ValueError):
@@ -187,14 +229,21 @@ def _remembered() -> dict[str, str]:
     return data if isinstance(data, dict) else {}
 
 
-def _remember(key: str, kind: str) -> None:
+def _remembered(key: str, makers: Mapping[str, object]) -> dict[str, float] | None:
+    """The mean seconds by device that were measured, if they are those of all candidates."""
+    found = _read_choices().get(key)
+    good = isinstance(found, dict) and set(found) == set(makers) and all(type(s) is float for s in found.values())
+    return found if good else None
+
+
+def _remember(key: str, seconds: Mapping[str, float]) -> None:
     """Written to a name of its own first, so that two processes do not mix; where it cannot be written, `auto` measures
     again the next time."""
     path = choices_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(_remembered() | {key: kind}, indent=1), "utf-8")
+        temporary.write_text(json.dumps(_read_choices() | {key: seconds}, indent=1), "utf-8")
         temporary.replace(path)
     except OSError:
         pass

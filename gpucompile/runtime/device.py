@@ -31,7 +31,7 @@ from gpucompile.runtime.adapters import (
     name_of,
     webgpu_names,
 )
-from gpucompile.runtime.buffers import watch_destroy
+from gpucompile.runtime.buffers import is_destroyed, submission_lock, watch_destroy
 from gpucompile.runtime.checks import check_requires
 from gpucompile.runtime.format import Requires
 from gpucompile.runtime.recording import Step, public_recorder, raw_calls, raw_recorder
@@ -78,6 +78,8 @@ class Device:
         self._lost_callbacks: list[weakref.WeakMethod[Callable[[str], None]]] = []
         self._closed = False
         self._map_mode = "READ_NOSYNC"  # wgpu-py's READ submits once more, which is not needed after a submit of ours
+        watch_destroy(type(handle))
+        self.submission_lock = submission_lock(handle)
         _watch(self)
         with self.guard("trying the device"):
             probe = handle.create_buffer(size=4, usage=self.api.BufferUsage.COPY_DST)
@@ -121,7 +123,7 @@ class Device:
     @property
     def closed(self) -> bool:
         """Whether `close` was called or the device was lost."""
-        return self._closed or bool(self._lost)
+        return self._closed or bool(self._lost) or is_destroyed(self.handle)
 
     def close(self) -> None:
         """Let go of the device; its executables can no longer run."""
@@ -142,22 +144,36 @@ class Device:
     def guard(self, doing: str) -> _Guard:
         """A context in which wgpu's errors, raised or only logged, become DeviceError or DeviceLost.
 
-        `doing` starts the message: `creating buffer 3`."""
+        `doing` starts the message: `creating buffer 3`. Raises DeviceLost if it is known to be lost."""
         return _Guard(self, doing)
+
+    def holding(self, doing: str) -> _Guard:
+        """A `guard` around a submission and the checks of what it uses, or around the reading of a mapped buffer.
+        Meanwhile no other thread submits to the device, or destroys it or a buffer of it."""
+        return _Guard(self, doing, self.submission_lock)
 
     def require_open(self) -> None:
         """Raise ClosedError or DeviceLost if the device can no longer be used."""
-        if self._lost:
-            raise DeviceLost(f"{self.name}: the device was lost: {self._lost}. Open a new one")
+        self.require_alive()
         if self._closed:
             raise ClosedError(f"{self.name}: the device is closed")
+
+    def require_alive(self, doing: str = "") -> None:
+        """Raise DeviceLost if the device is known to be lost; `doing` starts the message."""
+        if not self._lost and is_destroyed(self.handle):
+            self._lose("it was destroyed")
+        if self._lost:
+            raise self._loss(doing)
+
+    def _loss(self, doing: str) -> DeviceLost:
+        return DeviceLost(f"{doing + ': ' if doing else ''}{self._told()}. Open a new one")
 
     def translate(self, error: Exception, doing: str) -> Exception:
         """The exception of gpucompile's family that stands for one of wgpu's."""
         text, kind = str(error).strip(), type(error).__name__
         if _LOST.search(text):
-            self._lose(text)
-            return DeviceLost(f"{doing}: the device {self.name} was lost: {text}")
+            self._lose("it was destroyed" if is_destroyed(self.handle) else _reason(text))
+            return self._loss(doing)
         what = {"GPUOutOfMemoryError": "out of memory", "GPUValidationError": "rejected by the device"}.get(kind, "")
         return DeviceError(f"{doing}: {what + ': ' if what else ''}{text or kind}")
 
@@ -170,7 +186,7 @@ class Device:
         with self._lock:
             self._lost_callbacks.append(weakref.WeakMethod(callback))
         if self._lost:
-            callback(self._lost)
+            callback(self._told())
 
     def _lose(self, reason: str) -> None:
         with self._lock:
@@ -180,7 +196,10 @@ class Device:
             callbacks, self._lost_callbacks = self._lost_callbacks, []
         for reference in callbacks:
             if (callback := reference()) is not None:
-                callback(reason)
+                callback(self._told())
+
+    def _told(self) -> str:
+        return f"the device {self.name} was lost ({self._lost})"
 
     def _probe(self) -> None:
         """Find out whether the device is the one that wgpu's log calls lost."""
@@ -272,11 +291,12 @@ class Device:
 
     def map_read(self, buffer: Any, size: int) -> Any:
         """Start mapping a buffer for reading; returns wgpu's promise."""
-        try:
-            return buffer.map_async(self._map_mode, 0, size)
-        except (KeyError, ValueError):  # an implementation that only knows the standard mode
-            self._map_mode = "READ"
-            return buffer.map_async(self._map_mode, 0, size)
+        with self.holding("reading a buffer"):
+            try:
+                return buffer.map_async(self._map_mode, 0, size)
+            except (KeyError, ValueError):  # an implementation that only knows the standard mode
+                self._map_mode = "READ"
+                return buffer.map_async(self._map_mode, 0, size)
 
     @property
     def timestamp_period(self) -> float:
@@ -288,11 +308,13 @@ class Device:
     def synchronise(self) -> None:
         """Wait until all submitted work is done."""
         usage = self.api.BufferUsage
-        with self.guard("waiting for the device"):
+        doing = "waiting for the device"
+        with self.holding(doing):
             buffer = self.handle.create_buffer(size=4, usage=usage.COPY_DST | usage.MAP_READ)
             encoder = self.handle.create_command_encoder()
             encoder.clear_buffer(buffer)
             self.handle.queue.submit([encoder.finish()])
+        with self.guard(doing):
             self.map_read(buffer, 4).sync_wait()
             buffer.unmap()
             buffer.destroy()
@@ -333,8 +355,10 @@ class _LogWatch(logging.Handler):
                 guard.logged.append(record.getMessage())
         if _LOST.search(record.getMessage()) and record.threadName != _PROBE:
             for device in list(self.devices):  # not in this thread, which is inside of wgpu
-                if not device.closed:
-                    threading.Thread(target=device._probe, name=_PROBE, daemon=True).start()
+                if not device._lost and not device._closed:
+                    with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
+                        # no daemon: one that is inside of wgpu when the interpreter ends takes the process down
+                        threading.Thread(target=device._probe, name=_PROBE).start()
 
 
 _watches: dict[str, _LogWatch] = {}
@@ -348,19 +372,36 @@ def _watch(device: Device) -> None:
     _watches[name].devices.add(device)
 
 
-class _Guard:
-    __slots__ = ("device", "doing", "logged", "thread")
+def _reason(text: str) -> str:
+    """What wgpu says of a loss, in one line: without its headings and the name of the call that met it."""
+    lines = [line.strip() for line in text.splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Validation Error", "Caused by:", "In wgpu"))]
+    return "; ".join(told) or text
 
-    def __init__(self, device: Device, doing: str) -> None:
-        self.device, self.doing = device, doing
+
+class _Guard:
+    __slots__ = ("device", "doing", "lock", "logged", "thread")
+
+    def __init__(self, device: Device, doing: str, lock: Any = None) -> None:
+        self.device, self.doing, self.lock = device, doing, lock
         self.thread = threading.get_ident()
         self.logged: list[str] = []
 
     def __enter__(self) -> None:
+        if self.lock is not None:
+            self.lock.acquire()
+        try:
+            self.device.require_alive(self.doing)
+        except DeviceLost:
+            if self.lock is not None:
+                self.lock.release()
+            raise
         _watches[self.device.implementation].guards.add(self)
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         _watches[self.device.implementation].guards.discard(self)
+        if self.lock is not None:
+            self.lock.release()
         if e is None and self.logged:
             raise self.device.translate(RuntimeError("\n".join(self.logged)), self.doing)
         if isinstance(e, Exception) and (type(e).__name__.startswith("GPU") or type(e) is RuntimeError):

@@ -7,25 +7,27 @@ The loader takes the first variant of the bundle (best first) whose requirements
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from gpucompile.errors import BundleError, ClosedError, InputError
-from gpucompile.runtime.bundle import BundleData, BundleLike
-from gpucompile.runtime.device import Device, default_device
+from gpucompile.runtime.bundle import BundleLike
+from gpucompile.runtime.device import Device
 from gpucompile.runtime.format import BufferKind, HostNode, Plan, Port
+from gpucompile.runtime.memory import Memory
 from gpucompile.runtime.nibbles import pack_nibbles, unpack_nibbles
 from gpucompile.runtime.player import Player, Progress, SharedWeights
+from gpucompile.runtime.profiling import step_seconds
 
 if TYPE_CHECKING:
-    from gpucompile.runtime.parts import PartitionedLike
+    pass
 
 Array: TypeAlias = "npt.NDArray[Any]"
 #: What fills inputs up to the size of a bucket: nothing ("error"), "zeros", a number, or numbers by input name.
@@ -38,6 +40,10 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
         "float32", "float16", "int32", "uint32", "int64", "uint64", "int8", "uint8", "int4", "uint4"
     )
 }  # fmt: skip
+
+
+_DONE = threading.Event()  # of what is not loaded by another thread
+_DONE.set()
 
 
 def select_plan(bundle: BundleLike, device: Device, variants: Sequence[str] | None = None) -> Plan:
@@ -64,6 +70,10 @@ class Executable:
     Weights stay on the GPU until `close`. All methods may be called from several threads.
     """
 
+    _ready = _DONE
+    _failure: Exception | None = None
+    _loading: threading.Thread | None = None
+
     def __init__(
         self,
         bundle: BundleLike,
@@ -73,12 +83,17 @@ class Executable:
         *,
         variants: Sequence[str] | None = None,
         weights: SharedWeights | None = None,
+        memory: Memory | None = None,
+        stream: bool = False,
+        owns_bundle: bool = False,
     ) -> None:
         """Create all GPU objects; `progress(stage, done, total)` with stage `weights` (bytes) or `pipelines`;
-        `submits` as in `load`. `variants` are the plans to choose from (default: all), `weights` the buffers shared
-        with other executables of this bundle, which whoever made it frees.
+        `submits` and `stream` as in `load`. `variants` are the plans to choose from (default: all), `weights` the
+        buffers shared with other executables of this bundle, which whoever made it frees. `memory` counts what is
+        made. `owns_bundle` closes the bundle as soon as it is not needed.
 
-        Raises BundleError if the bundle is damaged or no variant fits the device, DeviceError if the device refuses."""
+        Raises BundleError if the bundle is damaged or no variant fits the device, DeviceError if the device refuses,
+        UnsupportedError if `memory` has no room."""
         if not isinstance(device, Device):
             raise InputError(f"device must be a gpucompile.Device (see Device.open), not {device!r}")
         if submits < 1:
@@ -87,9 +102,33 @@ class Executable:
         self.device = device
         self.plan = select_plan(bundle, device, variants)
         self._lock = threading.RLock()  # a device found lost while it is held closes what runs on it
-        self._player: Player | None = Player(device, self.plan, bundle, progress, submits, weights)
+        self._player: Player | None = Player(device, self.plan, submits, weights, memory)
         places = self._player.places
         self._outputs = [(p, places[p.buffer][1], math.prod(p.shape), NUMPY_DTYPES[p.dtype]) for p in self.outputs]
+        if stream:
+            self._ready = threading.Event()
+            # no daemon: one that is inside of wgpu when the interpreter ends takes the process down
+            arguments = (self._player, bundle, progress, owns_bundle)
+            self._loading = threading.Thread(target=self._load, args=arguments, name="gpucompile-load")
+            self._loading.start()
+        else:
+            self._fill(self._player, bundle, progress, owns_bundle)
+
+    def _load(self, *arguments: Any) -> None:
+        try:
+            self._fill(*arguments)
+        except Exception as e:
+            self._failure = e
+        finally:
+            self._ready.set()
+
+    @staticmethod
+    def _fill(player: Player, bundle: BundleLike, progress: Progress | None, owns_bundle: bool) -> None:
+        try:
+            player.fill(bundle, progress)
+        finally:
+            if owns_bundle:
+                close_bundle(bundle)
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -108,8 +147,17 @@ class Executable:
 
     @property
     def fallback(self) -> tuple[HostNode, ...]:
-        """The nodes that the device does not run, each with the reason; empty where it runs everything."""
+        """The nodes that the first device of the order does not run, each with the reason; empty where it runs
+        everything."""
         return ()
+
+    #: Why devices that come earlier in the order (with `auto`: all others) do not run it, one line each.
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def device_name(self) -> str:
+        """What the device calls itself."""
+        return self.device.name
 
     # ------------------------------------------------------------------ running
 
@@ -136,6 +184,7 @@ class Executable:
     async def run_async(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Like `run`, without blocking the event loop while the GPU works. Several runs may be awaited at once."""
         arrays = self._check(inputs)
+        await self._loaded()
         player, staging = self._start(arrays)
         return await self._finish_async(player, staging)
 
@@ -161,6 +210,7 @@ class Executable:
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
     ) -> dict[str, Array]:
         """`run_bound`, without blocking the event loop."""
+        await self._loaded()
         player, staging, ports = self._start_bound(inputs, outputs, read)
         return {} if staging is None else await self._finish_async(player, staging, ports)
 
@@ -207,7 +257,7 @@ class Executable:
         Each step is a pass of its own, so overlaps between steps do not show. DeviceError without timestamp-query."""
         arrays = self._check(inputs)
         with self._lock:
-            seconds = self._open_player().profile([a for a in arrays if a is not None], repeat)
+            seconds = step_seconds(self._open_player(), arrays, repeat)
         return [(step.label, s) for step, s in zip(self.plan.steps, seconds, strict=True)]
 
     def _start(self, arrays: list[Array | None]) -> tuple[Player, Any]:
@@ -217,10 +267,29 @@ class Executable:
 
     # ------------------------------------------------------------------ life
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is loaded, so that a run need not wait; with `stream=True` that takes a while."""
+        return self._ready.is_set() and self._failure is None
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait until it is loaded; False if that takes longer than `timeout` seconds. Raises what made loading fail."""
+        if not self._ready.wait(timeout):
+            return False
+        if self._failure is not None:
+            raise self._failure
+        return True
+
+    async def _loaded(self) -> None:
+        if not self._ready.is_set():
+            await asyncio.to_thread(self._ready.wait)
+
     def memory(self) -> dict[str, int]:
-        """Bytes on the GPU by kind: input, output, weight, scratch, staging."""
+        """Bytes on the GPU by kind: input, output, weight, scratch, staging (more where runs overlap)."""
         kinds: tuple[BufferKind, ...] = ("input", "output", "weight", "scratch")
-        return {kind: self.plan.bytes_of(kind) for kind in kinds} | {"staging": self._open_player().staging_bytes}
+        if self._player is None:
+            raise ClosedError("the executable is closed")
+        return {kind: self.plan.bytes_of(kind) for kind in kinds} | {"staging": self._player.all_staging_bytes}
 
     @property
     def closed(self) -> bool:
@@ -228,7 +297,11 @@ class Executable:
         return self._player is None
 
     def close(self) -> None:
-        """Free the GPU memory. Running afterwards raises ClosedError; closing twice is fine."""
+        """Free the GPU memory, and end loading. Running afterwards raises ClosedError; closing twice is fine."""
+        if self._loading is not None and self._player is not None:
+            self._player.cancel()  # without the lock, which a run that waits for the end of loading holds
+            if threading.current_thread() is not self._loading:  # as it is in a `progress`
+                self._loading.join()
         with self._lock:
             player, self._player = self._player, None
             if player is not None:
@@ -248,6 +321,7 @@ class Executable:
         if self._player is None:
             raise ClosedError("the executable is closed")
         self.device.require_open()
+        self.wait_ready()
         return self._player
 
     # ------------------------------------------------------------------ inputs and outputs
@@ -319,70 +393,8 @@ def _check_nibbles(array: Array, port: Port) -> None:
         raise InputError(f"input {port.name!r}: values outside {low}..{high} of {port.dtype}")
 
 
-def make_executable(
-    bundle: BundleLike | PartitionedLike,
-    device: Device,
-    progress: Progress | None = None,
-    submits: int = 1,
-    pad: Pad = "error",
-    owns_bundle: bool = False,
-) -> Executable:
-    """The executable a bundle asks for: a `BucketExecutable` if it has buckets, a `PartitionedExecutable` if it is in
-    parts. `owns_bundle` closes the bundle as soon as it is not needed."""
-    if not hasattr(bundle, "host_part") and bundle.buckets:
-        from gpucompile.runtime.buckets import BucketExecutable  # which builds on this module
-
-        return BucketExecutable(bundle, device, progress, submits, pad, owns_bundle=owns_bundle)
-    try:
-        if hasattr(bundle, "host_part"):
-            from gpucompile.runtime.partitioned import PartitionedExecutable
-
-            return PartitionedExecutable(cast("PartitionedLike", bundle), device, progress, submits)
-        return Executable(bundle, device, progress, submits)
-    finally:
-        close = getattr(bundle, "close", None)
-        if owns_bundle and close is not None:
-            close()
-
-
-def load(
-    source: str | Path | BundleLike | PartitionedLike,
-    device: Device | str | None = None,
-    progress: Progress | None = None,
-    submits: int = 1,
-    pad: Pad = "error",
-    options: Any = None,
-) -> Executable:
-    """Put a bundle (a path, or one just compiled) on a device, ready to run.
-
-    `device` is a gpucompile.Device, or gpu, npu or cpu (the latter two through OpenVINO, with `options` a
-    gpucompile.OpenvinoOptions), or auto: the fastest of those that the bundle is for and that are here, which is
-    measured once and remembered. None is the GPU where the bundle is for it, else the NPU, else the CPU.
-    Without a Device, one shared by the whole process is opened, and let go when its last executable is. A run is one
-    submission; with `submits` above 1 it is cut into up to that many, so that the device starts before the host has
-    recorded everything (12 to 23 % less latency with 4 on an H200, see benchmarks/README.md). A bundle with parts for
-    the CPU needs onnxruntime or onnx; `Executable.fallback` lists what they run.
-    A bundle compiled for several sizes (`dims={"seq": [16, 64]}`) becomes a `BucketExecutable`: `pad` says what becomes
-    of inputs between the sizes, "error" refuses them, "zeros", a number, or a dict of numbers by input name fills them
-    up to the next size, and cuts the outputs.
-    Raises BundleError for a damaged or unsuitable bundle, DeviceError if there is no usable adapter.
-    """
-    from gpucompile.runtime.parts import PartitionedData, open_bundle
-
-    owns = isinstance(source, (str, Path))
-    bundle = open_bundle(source) if isinstance(source, (str, Path)) else source
-    try:
-        if device == "gpu":
-            device = default_device()
-        variants = getattr(bundle, "variants", None)  # None: a bundle in parts
-        if isinstance(device, str) and variants is None:
-            raise BundleError(f"a bundle in parts, some of them for the CPU, runs on a GPU, not on {device}")
-        if isinstance(device, str) or (device is None and variants == ()):
-            from gpucompile.runtime.choose import load_on
-
-            return load_on(bundle, device or "first", progress, submits, pad, options, owns)
-        return make_executable(bundle, device or default_device(), progress, submits, pad, owns)
-    except BaseException:
-        if isinstance(bundle, (BundleData, PartitionedData)) and owns:
-            bundle.close()
-        raise
+def close_bundle(bundle: Any) -> None:
+    """Close a bundle that can be closed: one on disk, not one just compiled."""
+    close = getattr(bundle, "close", None)
+    if close is not None:
+        close()

@@ -25,7 +25,7 @@ SHARD_BYTES = 24 * 1024 * 1024  # a shard stays below the 25 MB that many web ho
 
 BufferKind = Literal["input", "output", "weight", "scratch"]
 Access = Literal["read", "read_write"]
-Backend = Literal["wgpu", "onnxruntime", "onnx-reference"]
+Backend = Literal["wgpu", "openvino-npu", "openvino-cpu", "onnxruntime", "onnx-reference"]
 #: An extent of a shape; -1 where it depends on data.
 Extent = NewType("Extent", int)
 
@@ -144,11 +144,13 @@ class FreeAxis:
 
 @dataclass(frozen=True)
 class OpenvinoBlob:
-    """A model as a device's plugin exports it: good for that device and that version of OpenVINO only."""
+    """A model as a device's plugin exports it: good for that device, that version of its driver (empty where it needs
+    none) and that version of OpenVINO only."""
 
     device: str  # the full name of the device
     version: str
     data: Shard
+    driver: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class HostNode:
-    """An ONNX node that the device does not run: its name, its op, and why."""
+    """A node that the first device of the order does not run: its name, its op, and why."""
 
     name: str
     op: str
@@ -208,9 +210,10 @@ class HostNode:
 
 @dataclass(frozen=True)
 class Part:
-    """Some nodes of a model, which one backend runs: values read and given, by name. `nodes` are those of a host part,
-    whose model is the file `parts/<index>/model.onnx`; a device part is a bundle in `parts/<index>`, and `ops` says how
-    many nodes of which op it was made of."""
+    """Some nodes of a model, which one backend runs: values read and given, by name. A device part (wgpu, or one of
+    OpenVINO's) is a bundle in `parts/<index>`, `nodes` are those of its nodes that devices before it in the order do
+    not take, and `ops` says how many nodes of which op it was made of. A host part is the file
+    `parts/<index>/model.onnx`, and `nodes` are all of its nodes."""
 
     backend: Backend
     inputs: tuple[str, ...]

@@ -31,6 +31,9 @@ from gpucompile.runtime.format import OpenvinoModel, Port
 Kind = Literal["cpu", "npu"]
 KINDS: tuple[Kind, ...] = ("npu", "cpu")
 POWER = ("default", "high-performance", "low-power")
+_DRIVER = "NPU_DRIVER_VERSION"
+#: Properties that only say what is wished, and that not every device (NPU_TURBO: driver) has.
+_WISHES = ("NPU_TURBO", "SCHEDULING_CORE_TYPE")
 
 
 @functools.cache
@@ -54,11 +57,13 @@ def version() -> str:
 
 @dataclass(frozen=True)
 class OpenvinoDevice:
-    """One of OpenVINO's devices: its kind, its name there (`CPU`, `NPU.1`) and what it calls itself."""
+    """One of OpenVINO's devices: its kind, its name there (`CPU`, `NPU.1`), what it calls itself, and the version of
+    its driver where it needs one."""
 
     kind: Kind
     name: str
     full_name: str
+    driver: str = ""
 
     @property
     def is_software(self) -> bool:
@@ -72,7 +77,8 @@ class OpenvinoOptions:
 
     precision    f32, f16 or bf16: in what the CPU computes float32 (the NPU always computes in float16)
     threads      of the CPU
-    power        default, high-performance or low-power
+    power        default, high-performance or low-power; a wish: it picks the cores of a CPU that has several kinds, and
+                 the clock of an NPU whose driver lets it
     cache_dir    a folder for compiled models, which load faster the next time
     """
 
@@ -118,8 +124,16 @@ def list_devices() -> list[OpenvinoDevice]:
     for name in core.available_devices:
         kind = name.split(".")[0].lower()
         if kind in KINDS:
-            out.append(OpenvinoDevice(kind, name, str(core.get_property(name, "FULL_DEVICE_NAME"))))
+            full_name = str(core.get_property(name, "FULL_DEVICE_NAME"))
+            driver = str(core.get_property(name, _DRIVER)) if _DRIVER in _supported(name) else ""
+            out.append(OpenvinoDevice(kind, name, full_name, driver))
     return sorted(out, key=lambda d: (KINDS.index(d.kind), d.name))
+
+
+def _supported(name: str) -> Collection[str]:
+    """The properties that a device has."""
+    names: Collection[str] = _core().get_property(name, "SUPPORTED_PROPERTIES")
+    return names
 
 
 def find_device(kind: str) -> OpenvinoDevice:
@@ -157,9 +171,16 @@ def _read(model: OpenvinoModel, xml: memoryview | bytes, weights: memoryview | b
         raise BundleError(f"{model.xml.file}: OpenVINO {version()} cannot read it: {_reason(e)}") from e
 
 
+def _settings(device: OpenvinoDevice, options: OpenvinoOptions) -> dict[str, Any]:
+    """The options as properties that the device has."""
+    wanted = options.properties(device.kind)
+    lacking = {w for w in _WISHES if w in wanted} - set(_supported(device.name))
+    return {name: value for name, value in wanted.items() if name not in lacking}
+
+
 def _compile(model: Any, device: OpenvinoDevice, options: OpenvinoOptions, **more: Any) -> Any:
     try:
-        return _core().compile_model(model, device.name, {**options.properties(device.kind), **more})
+        return _core().compile_model(model, device.name, _settings(device, options) | more)
     except RuntimeError as e:
         raise DeviceError(f"OpenVINO's {device.name} cannot compile the model: {_reason(e)}") from e
 
@@ -218,12 +239,11 @@ class OpenvinoExecutable(Executable):
 
     def _import(self, bundle: HasOpenvino) -> Any:
         for blob in self.model.blobs:
-            if (blob.device, blob.version) == (self.openvino_device.full_name, version()):
-                properties = self.options.properties(self.openvino_device.kind)
+            device = self.openvino_device
+            if (blob.device, blob.driver, blob.version) == (device.full_name, device.driver, version()):
+                data = bytes(bundle.openvino_file(blob.data))
                 try:
-                    compiled = _core().import_model(
-                        bytes(bundle.openvino_file(blob.data)), self.openvino_device.name, properties
-                    )
+                    compiled = _core().import_model(data, device.name, _settings(device, self.options))
                 except RuntimeError as e:
                     raise BundleError(f"{blob.data.file}: OpenVINO cannot import it: {_reason(e)}") from e
                 self.from_blob = True
@@ -237,6 +257,10 @@ class OpenvinoExecutable(Executable):
     @property
     def outputs(self) -> tuple[Port, ...]:
         return self.model.outputs
+
+    @property
+    def device_name(self) -> str:
+        return self.openvino_device.full_name
 
     @property
     def kernels(self) -> int:

@@ -1,7 +1,7 @@
-"""Models in parts, running: the interface of `Executable`, with some parts on the device and some on a host.
+"""Models in parts, running: the interface of `Executable`, with parts on wgpu, on OpenVINO's devices and on a host.
 
 Values cross between parts as numpy arrays; one that several parts read is read back from the device once. What only
-device parts read stays in GPU buffers, which every run takes from a pool.
+wgpu parts read stays in GPU buffers, which every run takes from a pool.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from gpucompile.errors import BundleError, ClosedError, FallbackError, InputError, UnsupportedError
+from gpucompile.errors import BundleError, ClosedError, DeviceError, FallbackError, InputError, UnsupportedError
 from gpucompile.runtime.checks import port_bytes
-from gpucompile.runtime.device import Device
+from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import NUMPY_DTYPES, Executable
 from gpucompile.runtime.format import HostNode, Part, PartitionManifest, Port, Slot
 from gpucompile.runtime.host import HostModel, open_host
-from gpucompile.runtime.parts import DEVICE, PartitionedLike, fallback_of, resident, slots_of
+from gpucompile.runtime.memory import Memory
+from gpucompile.runtime.openvino import OpenvinoExecutable, OpenvinoOptions, find_device
+from gpucompile.runtime.parts import DEVICE, KIND_OF, Edge, PartitionedLike, edges, fallback_of, resident, slots_of
 from gpucompile.runtime.player import Progress
 
 
@@ -31,12 +33,24 @@ class PartitionedExecutable(Executable):
     is -1 in their port's shape."""
 
     def __init__(
-        self, bundle: PartitionedLike, device: Device, progress: Progress | None = None, submits: int = 1
+        self,
+        bundle: PartitionedLike,
+        device: Device | None = None,
+        progress: Progress | None = None,
+        submits: int = 1,
+        options: OpenvinoOptions | None = None,
+        substitute: bool = False,
+        memory: Memory | None = None,
     ) -> None:
-        """Create all GPU objects and open all host parts. Raises BundleError where a host part needs what is not
+        """Put every part where it belongs: wgpu parts on `device` (default: the one that the process shares), parts for
+        OpenVINO's devices there, with `options`, host parts on a host. With `substitute` parts for an NPU that is not
+        here run on OpenVINO's CPU device, and `skipped` says so. `memory` counts what the wgpu parts take.
+
+        Raises DeviceError naming the part whose device is missing, BundleError where a host part needs what is not
         installed, and what `Executable` raises."""
-        self.device = device
         self.manifest = bundle.manifest
+        if device is not None:
+            self.device = device
         self._slots = slots_of(self.manifest)
         self._runs: list[Executable | HostModel] = []
         self._spare: list[dict[str, Any]] = []  # GPU buffers of runs that are done
@@ -46,13 +60,34 @@ class PartitionedExecutable(Executable):
         try:
             for i, part in enumerate(self.manifest.parts):
                 if part.backend == DEVICE:
-                    self._runs.append(Executable(bundle.device_part(i), device, progress, submits))
+                    device = self.device = _opened(device, i, part)
+                    self._runs.append(Executable(bundle.device_part(i), device, progress, submits, memory=memory))
+                elif part.backend in KIND_OF:
+                    self._runs.append(self._on_openvino(bundle, i, part, options, substitute))
                 else:
                     self._runs.append(_open_host(bundle.host_part(i), i, part))
         except BaseException:
             self.close()
             raise
         self._last = _last_reads(self.manifest)
+
+    def _on_openvino(
+        self, bundle: PartitionedLike, index: int, part: Part, options: OpenvinoOptions | None, substitute: bool
+    ) -> OpenvinoExecutable:
+        kind, data = KIND_OF[part.backend], bundle.device_part(index)
+        try:
+            found = find_device(kind)
+        except DeviceError as e:
+            if not substitute or kind != "npu":
+                raise DeviceError(f"{_called(index, part)} is for {kind}: {e}") from e
+            found = find_device("cpu")
+            self.skipped = (*self.skipped, f"{_called(index, part)} runs on {found.full_name}, not on an NPU: {e}")
+        except UnsupportedError as e:
+            raise UnsupportedError(f"{_called(index, part)} is for {kind}: {e}") from e
+        try:
+            return OpenvinoExecutable(data, found, options)
+        except DeviceError as e:
+            raise DeviceError(f"{_called(index, part)}: {e}") from e
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -73,7 +108,17 @@ class PartitionedExecutable(Executable):
     @property
     def backends(self) -> tuple[str, ...]:
         """What runs each part here."""
-        return tuple(DEVICE if isinstance(r, Executable) else r.backend for r in self._runs)
+        return tuple(_backend(run) for run in self._runs)
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """The values that cross between parts, with bytes and the way they take."""
+        return edges(self.manifest)
+
+    @property
+    def device_name(self) -> str:
+        names = (r.device_name if isinstance(r, Executable) else r.backend for r in self._runs)
+        return " + ".join(dict.fromkeys(names))
 
     # ------------------------------------------------------------------ running
 
@@ -86,7 +131,9 @@ class PartitionedExecutable(Executable):
             for i, run in enumerate(self._parts()):
                 feeds = self._feeds(known | buffers, i)
                 if isinstance(run, Executable):
-                    self._take(known, i, run.run_bound(feeds, self._kept(buffers, i)))
+                    with self._naming(i):
+                        results = run.run_bound(feeds, self._kept(buffers, i))
+                    self._take(known, i, results)
                 else:
                     self._take(known, i, run.run(feeds))
         return self._results(known)
@@ -98,31 +145,33 @@ class PartitionedExecutable(Executable):
             for i, run in enumerate(self._parts()):
                 feeds = self._feeds(known | buffers, i)
                 if isinstance(run, Executable):
-                    self._take(known, i, await run.run_bound_async(feeds, self._kept(buffers, i)))
+                    with self._naming(i):
+                        results = await run.run_bound_async(feeds, self._kept(buffers, i))
+                    self._take(known, i, results)
                 else:
                     self._take(known, i, await asyncio.to_thread(run.run, feeds))
         return self._results(known)
 
     def dispatch(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        """Not possible: raises UnsupportedError, because host parts need arrays."""
-        raise UnsupportedError("a model with parts on the CPU does not run on GPU buffers; use run")
+        """Not possible: raises UnsupportedError, because parts give each other arrays."""
+        raise UnsupportedError("a model in parts does not run on GPU buffers; use run")
 
     def run_bound(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
     ) -> dict[str, Any]:
-        """`run`, for the outputs in `read` (None: all). Raises UnsupportedError for GPU buffers, as `dispatch`."""
+        """`run` on arrays; with GPU buffers not possible, like `dispatch`."""
         self._refuse_buffers(inputs, outputs)
-        return _chosen(self.run(inputs), read)
+        return {n: y for n, y in self.run(inputs).items() if read is None or n in read}
 
     async def run_bound_async(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], read: Collection[str] | None = None
     ) -> dict[str, Any]:
         """`run_bound`, without blocking the event loop."""
         self._refuse_buffers(inputs, outputs)
-        return _chosen(await self.run_async(inputs), read)
+        return {n: y for n, y in (await self.run_async(inputs)).items() if read is None or n in read}
 
     def _refuse_buffers(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        if outputs or any(hasattr(v, "usage") for v in inputs.values()):
+        if outputs or any(hasattr(value, "usage") for value in inputs.values()):
             self.dispatch(inputs, outputs)
 
     def copied_bytes(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int:
@@ -147,6 +196,14 @@ class PartitionedExecutable(Executable):
         return out
 
     @contextlib.contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Says which part does not take what the parts before it gave."""
+        try:
+            yield
+        except InputError as e:
+            raise InputError(f"{_called(index, self.manifest.parts[index])}: {e}") from e
+
+    @contextlib.contextmanager
     def _buffers(self) -> Iterator[dict[str, Any]]:
         """GPU buffers for what only device parts read, for one run."""
         self._parts()
@@ -164,6 +221,8 @@ class PartitionedExecutable(Executable):
                 _destroy([buffers])
 
     def _create_buffers(self) -> dict[str, Any]:
+        if not self._resident:
+            return {}
         use = self.device.api.BufferUsage
         usage = use.STORAGE | use.COPY_SRC | use.COPY_DST
         buffers = {}
@@ -224,7 +283,7 @@ class PartitionedExecutable(Executable):
     # ------------------------------------------------------------------ life
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the GPU by kind, over all parts, and `between parts`."""
+        """Bytes on the devices by kind, over all parts, and `between parts` on the GPU."""
         total: dict[str, int] = {}
         for run in self._parts():
             for kind, size in run.memory().items() if isinstance(run, Executable) else ():
@@ -249,11 +308,7 @@ class PartitionedExecutable(Executable):
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else " + ".join(self.backends)
-        return f"<PartitionedExecutable on {self.device.name!r}: {state}>"
-
-
-def _chosen(results: dict[str, Any], read: Collection[str] | None) -> dict[str, Any]:
-    return {name: value for name, value in results.items() if read is None or name in read}
+        return f"<PartitionedExecutable: {state}>"
 
 
 def _port(slot: Slot) -> Port:
@@ -264,6 +319,26 @@ def _destroy(sets: Iterable[Mapping[str, Any]]) -> None:
     for buffers in sets:
         for buffer in buffers.values():
             buffer.destroy()
+
+
+def _called(index: int, part: Part) -> str:
+    """A part as messages call it, by what it gives."""
+    names = ", ".join(map(repr, part.outputs[:3])) + (", ..." if len(part.outputs) > 3 else "")
+    return f"part {index} (which gives {names})"
+
+
+def _opened(device: Device | None, index: int, part: Part) -> Device:
+    try:
+        return device or default_device()
+    except DeviceError as e:
+        raise DeviceError(f"{_called(index, part)} is for gpu: {e}") from e
+
+
+def _backend(run: Executable | HostModel) -> str:
+    if isinstance(run, OpenvinoExecutable):
+        kind = run.openvino_device.kind
+        return next(backend for backend, k in KIND_OF.items() if k == kind)
+    return DEVICE if isinstance(run, Executable) else run.backend
 
 
 def _open_host(data: bytes, index: int, part: Part) -> HostModel:

@@ -1,8 +1,9 @@
-"""Bundles in parts: some parts for the device, some for a host that runs ONNX, one after the other.
+"""Bundles in parts: some for devices (wgpu, OpenVINO's), some for a host that runs ONNX, one after the other.
 
 PartitionedData  such a bundle on disk, checked
 open_bundle      a bundle of either kind
 explain          the cut for people: parts, nodes, reasons, bytes
+edges            the values that cross between parts, and their bytes
 """
 
 from __future__ import annotations
@@ -10,15 +11,31 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from gpucompile.errors import counted
-from gpucompile.runtime.bundle import BundleData, BundleLike, OpenFiles, PartStore, Store, manifest_json, open_store
+from gpucompile.runtime.bundle import (
+    BundleData,
+    BundleLike,
+    HasOpenvino,
+    OpenFiles,
+    PartStore,
+    Store,
+    manifest_json,
+    open_store,
+)
 from gpucompile.runtime.checks import DTYPE_BITS, SHA256, require
-from gpucompile.runtime.format import HostNode, PartitionManifest, Slot, from_json
+from gpucompile.runtime.format import Backend, HostNode, PartitionManifest, Slot, from_json
 
 DEVICE: Final = "wgpu"
+#: The kinds of device, as `load` and `compile` call them, by backend.
+KIND_OF: Final[dict[Backend, str]] = {DEVICE: "gpu", "openvino-npu": "npu", "openvino-cpu": "cpu"}
+
+
+class DevicePartLike(BundleLike, HasOpenvino, Protocol):
+    """The bundle of a device part."""
 
 
 class PartitionedLike(Protocol):
@@ -28,7 +45,7 @@ class PartitionedLike(Protocol):
     def manifest(self) -> PartitionManifest:
         """The parts, in order, and the values between them."""
 
-    def device_part(self, index: int) -> BundleLike:
+    def device_part(self, index: int) -> DevicePartLike:
         """The bundle of a device part."""
 
     def host_part(self, index: int) -> bytes:
@@ -49,8 +66,11 @@ class PartitionedData(OpenFiles):
     def device_part(self, index: int) -> BundleData:
         """The bundle of a device part; its inputs and outputs are those that the manifest promises."""
         part, at = self.manifest.parts[index], f"parts/{index}"
-        require(part.backend == DEVICE, f"{at}: not a part for the device")
+        require(part.backend in KIND_OF, f"{at}: not a part for a device")
         bundle = BundleData(PartStore(self._files(), f"{at}/"), f"{self.origin}/{at}")
+        kind = KIND_OF[part.backend]
+        suits = bool(bundle.variants) if kind == "gpu" else kind in bundle.openvino
+        require(suits, f"{at}: the whole's manifest.json promises a part for {part.backend}, which it is not")
         slots = slots_of(self.manifest)
         for kind, ports, promised in (
             ("inputs", bundle.manifest.inputs, part.inputs),
@@ -63,7 +83,7 @@ class PartitionedData(OpenFiles):
     def host_part(self, index: int) -> bytes:
         """The ONNX model of a host part; its hash is checked."""
         part, name = self.manifest.parts[index], f"parts/{index}/model.onnx"
-        require(part.backend != DEVICE, f"parts/{index}: not a part for a host")
+        require(part.backend not in KIND_OF, f"parts/{index}: not a part for a host")
         data = bytes(self._files().read(name))
         require(len(data) == part.size, f"{name}: {len(data)} bytes, the manifest says {part.size}")
         require(hashlib.sha256(data).hexdigest() == part.sha256, f"{name}: content does not match its sha256")
@@ -85,9 +105,9 @@ def check_partition(m: PartitionManifest, where: str) -> None:
         for name in part.outputs:
             require(name in given and name not in known, f"{at}: it gives {name[:80]!r}, which it must not")
             known.add(name)
-        good = not (part.nodes or part.size) if part.backend == DEVICE else SHA256.fullmatch(part.sha256) is not None
-        good = good and (part.backend == DEVICE or not part.ops)
-        require(good, f"{at}: backend {part.backend} does not suit its size, sha256 and nodes")
+        good = not (part.size or part.sha256) if part.backend in KIND_OF else SHA256.fullmatch(part.sha256) is not None
+        good = good and (part.backend in KIND_OF or not part.ops)
+        require(good, f"{at}: backend {part.backend} does not suit its size, sha256 and ops")
     names = [slot.name for slot in m.outputs]
     require(len(set(names)) == len(names) == len(m.results) > 0, f"{where}: outputs and results differ in number")
     for name in m.results:
@@ -112,7 +132,7 @@ def open_bundle(path: str | Path) -> BundleData | PartitionedData:
 
 
 def fallback_of(m: PartitionManifest) -> tuple[HostNode, ...]:
-    """The nodes of all host parts."""
+    """The nodes that the first device of the order does not run, each with the reason."""
     return tuple(node for part in m.parts for node in part.nodes)
 
 
@@ -124,7 +144,7 @@ def on_the_cpu(nodes: Sequence[HostNode], most: int = 10) -> str:
 
 
 def resident(m: PartitionManifest) -> frozenset[str]:
-    """The values that only device parts read, and which therefore stay on the device."""
+    """The values that only wgpu parts read, and which therefore stay on the GPU."""
     given = {name for part in m.parts if part.backend == DEVICE for name in part.outputs}
     read = {name for part in m.parts if part.backend != DEVICE for name in part.inputs}
     return frozenset(given - read - set(m.results))
@@ -142,20 +162,59 @@ def size_of(slots: Iterable[Slot]) -> tuple[int, bool]:
     return total, complete
 
 
+@dataclass(frozen=True)
+class Edge:
+    """A value that one part gives and others read: through host memory, or `resident` in a GPU buffer. `bytes` is its
+    size, None where that depends on data."""
+
+    value: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: int
+    targets: tuple[int, ...]
+    bytes: int | None
+    resident: bool
+
+
+def edges(m: PartitionManifest) -> tuple[Edge, ...]:
+    """The values that cross between parts, in the order in which they are given."""
+    slots, staying = slots_of(m), resident(m)
+    out = []
+    for i, part in enumerate(m.parts):
+        for name in part.outputs:
+            targets = tuple(j for j, other in enumerate(m.parts) if name in other.inputs)
+            if targets:
+                slot, (size, known) = slots[name], size_of([slots[name]])
+                out.append(Edge(name, slot.dtype, slot.shape, i, targets, size if known else None, name in staying))
+    return tuple(out)
+
+
+def explain_edges(m: PartitionManifest) -> list[tuple[str, ...]]:
+    """Rows of a table: value, type, part that gives it, parts that read it, bytes, the way it takes."""
+    rows: list[tuple[str, ...]] = []
+    for e in edges(m):
+        by = f"{e.source} {m.parts[e.source].backend}"
+        to = ", ".join(f"{j} {m.parts[j].backend}" for j in e.targets)
+        size = "depends on data" if e.bytes is None else f"{e.bytes:,}"
+        rows.append((e.value, f"{e.dtype}{list(e.shape)}", by, to, size, "GPU buffer" if e.resident else "host memory"))
+    return rows
+
+
 def explain(m: PartitionManifest) -> list[tuple[str, ...]]:
-    """Rows of a table: part, backend, node (of a device part how many of which op), reason, bytes in, bytes out. Inputs
-    and outputs of the model count; what stays on the device between its parts is named apart."""
+    """Rows of a table: part, backend, node, reason, bytes in, bytes out. Inputs and outputs of the model count; what
+    stays on the device between its parts is named apart. Of a device part it says how many of which op it was made of,
+    and lists the nodes that another device was to take."""
     rows: list[tuple[str, ...]] = []
     for i, part in enumerate(m.parts):
         sizes = _bytes(m, part.inputs), _bytes(m, part.outputs)
-        if part.backend == DEVICE:
+        whole = part.backend in KIND_OF
+        if whole:
             each = ", ".join(f"{n} {op}" for op, n in sorted(part.ops.items()))
-            rows.append(
-                (str(i), part.backend, f"{sum(part.ops.values())} of the graph: {each}" if each else "", "", *sizes)
-            )
+            made = f"{sum(part.ops.values())} of the graph: {each}" if each else ""
+            rows.append((str(i), part.backend, made, "", *sizes))
         for j, node in enumerate(part.nodes):
-            head = (str(i), part.backend) if j == 0 else ("", "")
-            ends = sizes if j == 0 else ("", "")
+            head = (str(i), part.backend) if j == 0 and not whole else ("", "")
+            ends = sizes if j == 0 and not whole else ("", "")
             rows.append((*head, f"{node.op} {node.name}", node.reason, *ends))
     return rows
 

@@ -16,112 +16,175 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from gpucompile.errors import ClosedError, DeviceError
 from gpucompile.runtime.binding import Bindings
 from gpucompile.runtime.bundle import BundleLike
-from gpucompile.runtime.checks import port_bytes
 from gpucompile.runtime.device import Device
 from gpucompile.runtime.format import Access, Plan
+from gpucompile.runtime.memory import Memory, staging_layout
 from gpucompile.runtime.recording import Step
 
 Progress: TypeAlias = "Callable[[str, int, int], None]"  # stage (weights, pipelines), done, total
 #: Weight buffers on the device by the shards they hold.
 SharedWeights: TypeAlias = "dict[tuple[int, ...], Any]"
 _Pipelines: TypeAlias = "Mapping[tuple[int, tuple[Access, ...]], Any]"  # by shader index and accesses
-_MAX_QUERIES = 4096  # WebGPU's limit for one query set
 
 
 class Player:
     """The GPU objects of one plan. `Executable` is the public face of it; this class checks nothing about its inputs.
 
     Weight buffers found in `weights` are used, new ones added to it; they are then the caller's to free, also where the
-    player could not be made.
+    player could not be made. What it makes is counted in `memory`, which may have scratch buffers to share.
 
-    Not thread-safe except for `finish`, which any thread may call for its own staging buffer.
-    Raises DeviceError if the device refuses anything; what was created is then freed.
+    It can run once `fill` has uploaded the weights and made the pipelines, in whatever thread; `cancel` ends that.
+    Else it is not thread-safe except for `finish`, which any thread may call for its own staging buffer.
+    Raises UnsupportedError if `memory` has no room, DeviceError if the device refuses anything; what was created is
+    then freed.
     """
 
     def __init__(
         self,
         device: Device,
         plan: Plan,
-        bundle: BundleLike,
-        progress: Progress | None = None,
         submits: int = 1,
         weights: SharedWeights | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.device, self.plan = device, plan
         self._buffers: list[Any] = []
-        self._owned: list[Any] = []  # those of the buffers that go with this player
+        self._owned: list[tuple[Any, str]] = []  # those of the buffers that go with this player, and how they count
         self._weights: SharedWeights = {} if weights is None else weights
         self._shares = weights is not None
+        self._memory = Memory() if memory is None else memory
+        self._arenas = self._memory.arenas
+        self._arenas_version = -1
         self._spare: list[Any] = []  # staging buffers not in use
         self._flying: set[Any] = set()  # staging buffers of runs that are not finished
         self._staging_lock = threading.RLock()  # what threads do with staging buffers, and closing
-        self._closed = False
+        self._closed = self._cancelled = False
         self._usage = device.api.BufferUsage
-        self.places, self.staging_bytes = _staging_layout(plan)
+        self._submits = submits
+        self.steps: list[Step] = []
+        self._records: Sequence[Callable[[Any], None]] = ()
+        self.places, self.staging_bytes = staging_layout(plan)
+        by_size = sorted(
+            (i for i, b in enumerate(plan.buffers) if b.kind == "scratch"), key=lambda i: -plan.buffers[i].size
+        )
+        #: scratch buffers -> the shared ones that they are
+        self._shared_scratch = {i: n for n, i in enumerate(by_size)} if self._arenas is not None else {}
         try:
+            if self._shared_scratch:
+                self._memory.share(self, plan)
             self._create_buffers()
-            self._upload(bundle, progress)
-            pipelines = self._create_pipelines(bundle, progress)
-            self.steps: list[Step] = self._create_groups(pipelines)
-            self._submits = submits
-            self._records = self._record({})
-            self.bindings = Bindings(device, plan, self._buffers, self._group, self._record)
             self._spare.append(self._create_staging())
         except BaseException:
             self.close()
             raise
+
+    def fill(self, bundle: BundleLike, progress: Progress | None = None) -> None:
+        """Upload the weights and make everything that runs need."""
+        try:
+            self._upload(bundle, progress)
+            pipelines = self._create_pipelines(bundle, progress)
+            with self.device.submission_lock:
+                self._take_arenas()
+                self.steps = self._create_groups(pipelines)
+                self._records = self._record({})
+            self.bindings = Bindings(self.device, self.plan, self._buffers, self._group, self._record)
+        except BaseException:
+            self.close()
+            raise
+
+    def cancel(self) -> None:
+        """Have `fill` raise ClosedError soon, in whatever thread it is."""
+        self._cancelled = True
 
     # ------------------------------------------------------------------ creation
 
     def _create_buffers(self) -> None:
         u = self._usage
         usages = {
-            "input": u.STORAGE | u.COPY_DST | u.COPY_SRC,
-            "output": u.STORAGE | u.COPY_SRC | u.COPY_DST,
-            "weight": u.STORAGE | u.COPY_DST,
-            "scratch": u.STORAGE | u.COPY_SRC | u.COPY_DST,
+            "input": ("inputs", u.STORAGE | u.COPY_DST | u.COPY_SRC),
+            "output": ("outputs", u.STORAGE | u.COPY_SRC | u.COPY_DST),
+            "weight": ("weights", u.STORAGE | u.COPY_DST),
+            "scratch": ("scratch", u.STORAGE | u.COPY_SRC | u.COPY_DST),
         }
         for i, buffer in enumerate(self.plan.buffers):
             if buffer.kind == "weight" and buffer.shards in self._weights:
                 self._buffers.append(self._weights[buffer.shards])
-                continue
-            label = buffer.name or f"{buffer.kind} {i}"
-            with self.device.guard(f"creating {buffer.kind} buffer {i} of {buffer.size:,} bytes"):
-                gpu = self.device.handle.create_buffer(label=label, size=buffer.size, usage=usages[buffer.kind])
+            elif i in self._shared_scratch:
+                self._buffers.append(None)  # until `_take_arenas`
+            else:
+                what = f"{buffer.kind} buffer {i}"
+                gpu = self._create(*usages[buffer.kind], buffer.size, what, buffer.name or f"{buffer.kind} {i}")
                 self._buffers.append(gpu)
-                self._owned.append(gpu)
+                self._owned.append((gpu, usages[buffer.kind][0]))
+
+    def _create(self, kind: str, usage: int, size: int, what: str, label: str) -> Any:
+        """A buffer that counts as `kind`."""
+        self._memory.add(kind, size, what)
+        try:
+            with self.device.guard(f"creating {what} of {size:,} bytes"):
+                return self.device.handle.create_buffer(label=label, size=size, usage=usage)
+        except BaseException:
+            self._memory.sub(kind, size)
+            raise
 
     def _create_staging(self) -> Any:
         u = self._usage
-        with self.device.guard(f"creating a staging buffer of {self.staging_bytes:,} bytes"):
-            return self.device.handle.create_buffer(
-                label="staging", size=self.staging_bytes, usage=u.COPY_DST | u.MAP_READ
-            )
+        return self._create("staging", u.COPY_DST | u.MAP_READ, self.staging_bytes, "a staging buffer", "staging")
+
+    @property
+    def all_staging_bytes(self) -> int:
+        """Bytes of all its staging buffers: one, and more where runs overlap."""
+        return (len(self._spare) + len(self._flying)) * self.staging_bytes
+
+    def _take_arenas(self) -> None:
+        """Use the shared scratch buffers as they are now. Only under the device's submission lock."""
+        if self._arenas is not None and self._shared_scratch:
+            self._arenas_version = self._arenas.version
+            for i, n in self._shared_scratch.items():
+                self._buffers[i] = self._arenas.buffers[n]
+
+    def follow_arenas(self) -> None:
+        """Make bind groups anew if the shared scratch buffers are others by now. Only under the submission lock."""
+        if self._arenas is None or not self._shared_scratch or self._arenas_version == self._arenas.version:
+            return
+        self._take_arenas()
+        for i, step in enumerate(self.steps):
+            if any(b.buffer in self._shared_scratch for b in self.plan.steps[i].bindings):
+                self.steps[i] = (step[0], self._group(i, self._buffers), *step[2:])
+        self._records = self._record({})
+        self.bindings.clear()
 
     def _upload(self, bundle: BundleLike, progress: Progress | None) -> None:
+        """Weights, shard by shard. Every second time it waits, so that the copies of what is not on the device yet do
+        not add up to all weights."""
         queue, done, total = self.device.handle.queue, 0, self.plan.bytes_of("weight")
+        written = 0
         for i, buffer in enumerate(self.plan.buffers):
             if buffer.kind != "weight" or buffer.shards in self._weights:
                 continue
             at = 0
             for shard in buffer.shards:
+                if self._cancelled:
+                    raise ClosedError("the executable was closed while it was loaded")
                 data = bundle.shard(shard)
-                with self.device.guard(f"uploading weight shard {shard}"):
+                with self.device.holding(f"uploading weight shard {shard}"):
                     queue.write_buffer(self._buffers[i], at, data)
-                    queue.submit([])  # lets the device reuse its upload memory before the next shard
+                    queue.submit([])
+                written += 1
+                if written % 2 == 0:
+                    self.device.synchronise()
                 at += len(data)
                 done += len(data)
                 if progress is not None:
                     progress("weights", done, total)
             if self._shares:
                 self._weights[buffer.shards] = self._buffers[i]
-                self._owned.remove(self._buffers[i])
+                self._owned.remove((self._buffers[i], "weights"))
 
     def _create_pipelines(self, bundle: BundleLike, progress: Progress | None) -> _Pipelines:
         plan, features = self.plan, self.plan.requires.features
@@ -170,6 +233,12 @@ class Player:
 
     # ------------------------------------------------------------------ runs
 
+    def write(self, arrays: Sequence[npt.NDArray[Any] | None]) -> None:
+        """Set the inputs, in order, but for those that are None: contiguous arrays of whole words."""
+        for port, array in zip(self.plan.inputs, arrays, strict=True):
+            if array is not None and array.nbytes:
+                self.device.handle.queue.write_buffer(self._buffers[port.buffer], 0, array)
+
     def start(
         self,
         arrays: Sequence[npt.NDArray[Any] | None],
@@ -192,11 +261,9 @@ class Player:
                 staging = self._spare.pop() if self._spare else self._create_staging()
                 self._flying.add(staging)
         try:
-            with self.device.guard("running the plan"):
-                write = handle.queue.write_buffer
-                for port, array in zip(plan.inputs, arrays, strict=True):
-                    if array is not None and array.nbytes:
-                        write(buffers[port.buffer], 0, array)
+            with self.device.holding("running the plan"):
+                self.follow_arenas()
+                self.write(arrays)
                 encoder = handle.create_command_encoder()
                 if any(b is not None for b in (*inputs, *outputs)):
                     encoder = self._bound(encoder, inputs or (None,) * len(plan.inputs), outputs)
@@ -239,7 +306,7 @@ class Player:
         try:
             with self.device.guard("waiting for the results"):
                 self.device.map_read(staging, self.staging_bytes).sync_wait()
-                return self._read(staging, read)
+            return self._read(staging, read)
         except BaseException:
             self._drop(staging)
             raise
@@ -247,98 +314,51 @@ class Player:
     async def finish_async(self, staging: Any, read: Callable[[Any], Any]) -> Any:
         """Like `finish`, waiting in the running event loop."""
         try:
-            promise = self.device.map_read(staging, self.staging_bytes)
             try:
-                await promise
+                await self.device.map_read(staging, self.staging_bytes)
+            except DeviceError:
+                raise
             except Exception as e:
                 raise self.device.translate(e, "waiting for the results") from e
-            with self.device.guard("reading the results"):
-                return self._read(staging, read)
+            return self._read(staging, read)
         except BaseException:
             self._drop(staging)
             raise
 
     def _read(self, staging: Any, read: Callable[[Any], Any]) -> Any:
-        with self._staging_lock:  # wgpu-native ends the process if a buffer is destroyed while it is read
+        # wgpu-native ends the process if a buffer or its device is destroyed while it is read
+        with self._staging_lock:
             if self._closed:
                 raise ClosedError("the executable was closed while it ran")
-            try:
-                result = read(staging.read_mapped(copy=False))
-            finally:
-                staging.unmap()
+            with self.device.holding("reading the results"):
+                try:
+                    result = read(staging.read_mapped(copy=False))
+                finally:
+                    staging.unmap()
             self._flying.discard(staging)
             self._spare.append(staging)
         return result
 
     def _drop(self, staging: Any) -> None:
         with self._staging_lock:
-            self._flying.discard(staging)
-            staging.destroy()
+            if staging in self._flying:  # else it was closed meanwhile
+                self._flying.discard(staging)
+                staging.destroy()
+                self._memory.sub("staging", staging.size)
 
     def close(self) -> None:
         """Free all buffers at once; a run in flight fails."""
         with self._staging_lock:
-            self._closed = True
-            for buffer in (*self._owned, *self._spare, *self._flying):
+            self._closed = self._cancelled = True
+            for buffer, kind in (*self._owned, *((b, "staging") for b in (*self._spare, *self._flying))):
                 buffer.destroy()
-        self._buffers, self._owned, self._spare, self.steps = [], [], [], []
-        self._records = []
+                self._memory.sub(kind, buffer.size)
+            self._flying.clear()
+            self._buffers, self._owned, self._spare, self.steps, self._records = [], [], [], [], ()
+        if self._shared_scratch:
+            self._memory.unshare(self)
         if hasattr(self, "bindings"):
             self.bindings.clear()
-
-    # ------------------------------------------------------------------ profiling
-
-    def profile(self, arrays: Sequence[npt.NDArray[Any]], repeat: int = 1) -> list[float]:
-        """Seconds each step takes on the device: every step in a pass of its own between two timestamps, dispatched
-        `repeat` times. With repeat above 1 in-place steps compute nonsense, so only times come back."""
-        if "timestamp-query" not in self.device.features:
-            raise DeviceError(f"{self.device.name}: no timestamp-query, so steps cannot be timed")
-        with self.device.guard("profiling the plan"):
-            for port, array in zip(self.plan.inputs, arrays, strict=True):
-                if array.nbytes:
-                    self.device.handle.queue.write_buffer(self._buffers[port.buffer], 0, array)
-            out: list[float] = []
-            for first in range(0, len(self.steps), _MAX_QUERIES // 2):
-                out += self._time(self.steps[first : first + _MAX_QUERIES // 2], repeat)
-            return out
-
-    def _time(self, steps: Sequence[Step], repeat: int) -> list[float]:
-        handle, u, size = self.device.handle, self._usage, 16 * len(steps)
-        queries = handle.create_query_set(type="timestamp", count=2 * len(steps))
-        resolved = handle.create_buffer(size=size, usage=u.QUERY_RESOLVE | u.COPY_SRC)
-        staging = handle.create_buffer(size=size, usage=u.MAP_READ | u.COPY_DST)
-        encoder = handle.create_command_encoder()
-        for i, step in enumerate(steps):
-            marks = {
-                "query_set": queries,
-                "beginning_of_pass_write_index": 2 * i,
-                "end_of_pass_write_index": 2 * i + 1,
-            }
-            compute_pass = encoder.begin_compute_pass(timestamp_writes=marks)
-            self.device.recorder([step] * repeat)(compute_pass)
-            compute_pass.end()
-        encoder.resolve_query_set(queries, 0, 2 * len(steps), resolved, 0)
-        encoder.copy_buffer_to_buffer(resolved, 0, staging, 0, size)
-        handle.queue.submit([encoder.finish()])
-        self.device.map_read(staging, size).sync_wait()
-        ticks = np.frombuffer(staging.read_mapped(copy=False), np.uint64).astype(np.int64).reshape(-1, 2)
-        staging.unmap()
-        for buffer in (resolved, staging):
-            buffer.destroy()
-        seconds = (ticks[:, 1] - ticks[:, 0]) * (self.device.timestamp_period * 1e-9 / repeat)
-        return [float(s) for s in seconds]
-
-
-def _staging_layout(plan: Plan) -> tuple[dict[int, tuple[int, int, int]], int]:
-    """Where each output buffer goes in the staging buffer (buffer -> buffer, offset, size), and the total size."""
-    places: dict[int, tuple[int, int, int]] = {}
-    at = 0
-    for port in plan.outputs:
-        size = max(port_bytes(p) for p in plan.outputs if p.buffer == port.buffer)
-        if port.buffer not in places:
-            places[port.buffer] = (port.buffer, at, size)
-            at += (size + 7) // 8 * 8
-    return places, max(at, 8)
 
 
 def _parts(steps: Sequence[Step], submits: int) -> list[Sequence[Step]]:

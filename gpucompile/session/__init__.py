@@ -7,8 +7,31 @@ y.dispose()
 """
 
 from gpucompile.session.binding import IOBinding
-from gpucompile.session.options import SessionOptions
+from gpucompile.session.environment import get_all_providers, get_available_providers, get_device
+from gpucompile.session.options import (
+    ExecutionMode,
+    GraphOptimizationLevel,
+    RunOptions,
+    SessionOptions,
+    set_default_logger_severity,
+)
+from gpucompile.session.ortvalue import OrtValue
 from gpucompile.session.session import InferenceSession, ModelMetadata, NodeArg
 from gpucompile.session.tensor import Tensor
 
-__all__ = ["IOBinding", "InferenceSession", "ModelMetadata", "NodeArg", "SessionOptions", "Tensor"]
+__all__ = [
+    "ExecutionMode",
+    "GraphOptimizationLevel",
+    "IOBinding",
+    "InferenceSession",
+    "ModelMetadata",
+    "NodeArg",
+    "OrtValue",
+    "RunOptions",
+    "SessionOptions",
+    "Tensor",
+    "get_all_providers",
+    "get_available_providers",
+    "get_device",
+    "set_default_logger_severity",
+]

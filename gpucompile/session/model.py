@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucompile.errors import ModelError
+from gpucompile.errors import InputError, ModelError
 from gpucompile.runtime.format import Port
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ TYPE_NAMES = {
 }  # fmt: skip
 
 
+NO_VERSION = 2**63 - 1
+
+
 @dataclass(frozen=True)
 class NodeArg:
     """An input or output: its name, its shape (None or a name where a dimension is free), ONNX Runtime's type text."""
@@ -29,32 +33,70 @@ class NodeArg:
     shape: tuple[int | str | None, ...] | list[int | str | None]
     type: str
 
+    def __str__(self) -> str:
+        return f"NodeArg(name={self.name!r}, type={self.type!r}, shape={list(self.shape)!r})"
+
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What the model file says of itself."""
+    """What the model file says of itself. A `version` that it lacks is 2**63 - 1, as in ONNX Runtime."""
 
     producer_name: str = ""
     graph_name: str = ""
     domain: str = ""
     description: str = ""
     graph_description: str = ""
-    version: int = 0
+    version: int = NO_VERSION
     custom_metadata_map: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Header:
-    """The inputs (those without an initializer) and outputs of a model, which of them are bool, and its metadata."""
+    """The inputs (those without an initializer) and outputs of a model, which of them are bool, and its metadata.
+
+    overridable  the inputs that have an initializer
+    denotations  denotation, input and axis of the dimensions whose purpose the model names
+    unshaped     the outputs whose shape the model does not say; see `infer_outputs`"""
 
     inputs: tuple[NodeArg, ...]
     outputs: tuple[NodeArg, ...]
     booleans: frozenset[str]
     metadata: ModelMetadata
+    overridable: tuple[NodeArg, ...] = ()
+    denotations: tuple[tuple[str, NodeArg, int], ...] = ()
+    unshaped: frozenset[str] = frozenset()
+
+    @functools.cached_property
+    def input_names(self) -> frozenset[str]:
+        return frozenset(a.name for a in self.inputs)
+
+    @functools.cached_property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(a.name for a in self.outputs)
 
     def without(self, constants: Collection[str]) -> Header:
         """The header without inputs that have a value."""
         return replace(self, inputs=tuple(a for a in self.inputs if a.name not in constants))
+
+    def denoted(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Sizes by denotation -> by name of the dimension. InputError for a denotation that no dimension has, and for a
+        dimension of another size."""
+        out: dict[str, int] = {}
+        for denotation, size in sizes.items():
+            places = [(arg, axis) for d, arg, axis in self.denotations if d == denotation]
+            if not places:
+                known = ", ".join(dict.fromkeys(d for d, _, _ in self.denotations)) or "no denotations"
+                raise InputError(f"free_dimension_overrides_by_denotation: no {denotation!r}; the model has {known}")
+            for arg, axis in places:
+                extent = arg.shape[axis]
+                if isinstance(extent, int) and extent != size:
+                    raise InputError(
+                        f"free_dimension_overrides_by_denotation: {denotation!r} is to be {size}, axis {axis} of input "
+                        f"{arg.name!r} is {extent}"
+                    )
+                if not isinstance(extent, int):
+                    out[extent or f"{arg.name}[{axis}]"] = size
+        return out
 
     def free_dimensions(self, given: Mapping[str, int]) -> dict[str, tuple[str, int]]:
         """Free dimensions that `given` does not bind -> an input and axis that have it."""
@@ -70,44 +112,84 @@ class Header:
 
 def read_header(source: str | Path | bytes | onnx.ModelProto) -> Header:
     """The header of an ONNX model. Raises ModelError if it cannot be read."""
+    model = _load(source)
+    graph, stored = model.graph, {t.name for t in model.graph.initializer}
+    stored |= {t.values.name for t in model.graph.sparse_initializer}
+    inputs = tuple(_arg(v) for v in graph.input if v.name not in stored)
+    overridable = tuple(_arg(v) for v in graph.input if v.name in stored) if model.ir_version >= 4 else ()
+    outputs = tuple(_arg(v) for v in graph.output)
+    args = {a.name: a for a in inputs}
+    denotations = tuple(
+        (d.denotation, args[v.name], axis)
+        for v in graph.input
+        if v.name in args
+        for axis, d in enumerate(v.type.tensor_type.shape.dim)
+        if d.denotation
+    )
+    metadata = ModelMetadata(
+        model.producer_name, graph.name, model.domain, model.doc_string, graph.doc_string,
+        model.model_version if model.HasField("model_version") else NO_VERSION,
+        {p.key: p.value for p in model.metadata_props},
+    )  # fmt: skip
+    unshaped = frozenset(v.name for v in graph.output if not v.type.tensor_type.HasField("shape"))
+    booleans = frozenset(a.name for a in (*inputs, *outputs) if a.type == "tensor(bool)")
+    return Header(inputs, outputs, booleans, metadata, overridable, denotations, unshaped)
+
+
+def infer_outputs(header: Header, source: str | Path | bytes | onnx.ModelProto) -> Header:
+    """The header with the shapes that ONNX infers for outputs without one; what it cannot tell stays None or empty."""
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(_load(source))
+    found = {v.name: _arg(v) for v in inferred.graph.output}
+    outputs = tuple(found[a.name] if a.name in header.unshaped else a for a in header.outputs)
+    return replace(header, outputs=outputs, unshaped=frozenset())
+
+
+def _load(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
+    """The model without weights in other files."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         if isinstance(source, bytes):
-            model = onnx.load_model_from_string(source)
-        elif isinstance(source, onnx.ModelProto):
-            model = source
-        else:
-            model = onnx.load(str(source), load_external_data=False)
+            return onnx.load_model_from_string(source)
+        if isinstance(source, onnx.ModelProto):
+            return source
+        return onnx.load(str(source), load_external_data=False)
     except (OSError, DecodeError) as e:
         raise ModelError(f"{'the model' if isinstance(source, bytes) else source}: cannot be read: {e}") from e
-    graph, stored = model.graph, {t.name for t in model.graph.initializer}
-    inputs = tuple(_arg(v) for v in graph.input if v.name not in stored)
-    outputs = tuple(_arg(v) for v in graph.output)
-    metadata = ModelMetadata(
-        model.producer_name, graph.name, model.domain, model.doc_string, graph.doc_string, model.model_version,
-        {p.key: p.value for p in model.metadata_props},
-    )  # fmt: skip
-    return Header(inputs, outputs, frozenset(a.name for a in (*inputs, *outputs) if a.type == "tensor(bool)"), metadata)
 
 
 def header_of_ports(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> Header:
     """The header of a bundle, which knows no booleans and no metadata."""
 
     def arg(port: Port) -> NodeArg:
-        return NodeArg(port.name, list(port.shape), f"tensor({TYPE_NAMES.get(port.dtype, port.dtype)})")
+        return NodeArg(port.name, list(port.shape), f"tensor({TYPE_NAMES[port.dtype]})")
 
     return Header(tuple(map(arg, inputs)), tuple(map(arg, outputs)), frozenset(), ModelMetadata())
 
 
 def _arg(value: Any) -> NodeArg:
+    dims: list[int | str | None] = [
+        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in value.type.tensor_type.shape.dim
+    ]
+    return NodeArg(value.name, dims, _type_text(value.type))
+
+
+def _type_text(type: Any) -> str:
+    """ONNX Runtime's text of a type, such as `seq(tensor(float))`."""
     import onnx
 
-    tensor = value.type.tensor_type
-    name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "undefined"
-    dims: list[int | str | None] = [
-        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param.strip("?") or None)
-        for d in tensor.shape.dim
-    ]
-    return NodeArg(value.name, dims, f"tensor({name})")
+    kind = type.WhichOneof("value")
+    if kind == "sequence_type":
+        return f"seq({_type_text(type.sequence_type.elem_type)})"
+    if kind == "optional_type":
+        return f"optional({_type_text(type.optional_type.elem_type)})"
+    if kind == "map_type":
+        key = onnx.TensorProto.DataType.Name(type.map_type.key_type).lower()
+        return f"map({key},{_type_text(type.map_type.value_type)})"
+    sparse = kind == "sparse_tensor_type"
+    element = (type.sparse_tensor_type if sparse else type.tensor_type).elem_type
+    name = onnx.TensorProto.DataType.Name(element).lower() if element else "undefined"
+    return f"{'sparse_tensor' if sparse else 'tensor'}({name})"

@@ -1,16 +1,38 @@
-"""What a session can be asked for, in ONNX Runtime's words: options, providers, where outputs go."""
+"""What a session and a run can be asked for, in ONNX Runtime's words, and where outputs go.
+
+Every option does something, or is refused, or is a hint (how many threads, which arena) that a `GpucompileWarning`
+names as without effect; docs/sessions.md has the table.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import enum
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-import numpy as np
-
-from gpucompile.errors import InputError
+from gpucompile.errors import GpucompileError, GpucompileWarning, InputError, UnsupportedError
+from gpucompile.session.providers import snake
 from gpucompile.session.tensor import CPU, GPU_BUFFER, LOCATION_ALIASES, ML_TENSOR
+
+
+class GraphOptimizationLevel(enum.IntEnum):
+    """ONNX Runtime's levels: no passes, passes without fusion, and all passes."""
+
+    ORT_DISABLE_ALL = 0
+    ORT_ENABLE_BASIC = 1
+    ORT_ENABLE_EXTENDED = 2
+    ORT_ENABLE_LAYOUT = 3
+    ORT_ENABLE_ALL = 99
+
+
+class ExecutionMode(enum.IntEnum):
+    """ONNX Runtime's order of independent nodes; a hint without effect."""
+
+    ORT_SEQUENTIAL = 0
+    ORT_PARALLEL = 1
+
 
 #: ONNX Runtime's graph optimisation levels (its enum's names and numbers) -> our pipelines.
 OPTIMIZATION_PIPELINES = {
@@ -20,90 +42,157 @@ OPTIMIZATION_PIPELINES = {
     0: "none", 1: "no-fuse", 2: "default", 3: "default", 99: "default",
 }  # fmt: skip
 
-#: ONNX Runtime's configuration key for what `SessionOptions.fallback` is.
-DISABLE_FALLBACK = "session.disable_cpu_ep_fallback"
+#: onnxruntime-web's spellings that differ by more than capitals.
+_SPELLINGS = {"optimized_model_file_path": "optimized_model_filepath", "log_id": "logid"}
 
-#: Provider names, ours and ONNX Runtime's, in lower case -> ours.
-PROVIDERS = {
-    "webgpu": "webgpu", "webgpuexecutionprovider": "webgpu", "jsexecutionprovider": "webgpu",
-    "webnn": "webnn", "webnnexecutionprovider": "webnn",
-    "cpu": "cpu", "cpuexecutionprovider": "cpu", "wasm": "cpu", "openvinoexecutionprovider": "openvino",
-}  # fmt: skip
+#: Options that can only make ONNX Runtime's own machinery slower or faster -> their values there when nobody asked.
+_HINTS = {
+    "inter_op_num_threads": (0,),
+    "execution_mode": (None, "ORT_SEQUENTIAL", "sequential"),
+    "execution_order": (None, "DEFAULT"),
+    "enable_mem_pattern": (True,),
+    "enable_mem_reuse": (True,),
+    "enable_cpu_mem_arena": (True,),
+    "use_per_session_threads": (True,),
+    "log_verbosity_level": (0,),
+}
 
-_PROVIDER_OPTIONS = {
-    "device_type", "power_preference", "num_threads", "context", "device", "preferred_layout", "device_id", "cache_dir",
-}  # fmt: skip
+#: Methods of ONNX Runtime's SessionOptions without a meaning here -> why.
+_REFUSED = {
+    "register_custom_ops_library": "native custom operators do not run on a GPU; give the model without them",
+    "add_initializer": "weights are compiled in; change them in the model (onnx.ModelProto)",
+    "add_external_initializers": "weights are compiled in; change them in the model (onnx.ModelProto)",
+    "add_provider_for_devices": "name the device by providers=[('webgpu', {'device': ...})]",
+    "set_provider_selection_policy": "name the provider; load(..., 'auto') chooses by measuring",
+}
+
+#: The severity of those who have none of their own.
+_severity = 2
 
 
-@dataclass
+def set_default_logger_severity(severity: int) -> None:
+    """ONNX Runtime's: 3 (errors) and above silence the warnings about options without effect, of all sessions whose
+    `log_severity_level` is -1."""
+    global _severity
+    if severity not in range(5):
+        raise InputError(f"set_default_logger_severity: {severity!r} is none of 0 (verbose) to 4 (fatal)")
+    _severity = severity
+
+
+@dataclass(slots=True)
 class SessionOptions:
-    """ONNX Runtime's SessionOptions, as far as they mean something here; the others are accepted and do nothing.
+    """ONNX Runtime's SessionOptions; an attribute that neither has is an AttributeError.
 
     graph_optimization_level  a level of ONNX Runtime's (name, number, enum), or a pipeline of `gpucompile opt`
     enable_profiling          write a trace; `end_profiling` names the file, which begins with `profile_file_prefix`
+    optimized_model_filepath  where the compiled bundle is saved, a name that ends in .gpub
     preferred_output_location "cpu", "gpu-buffer", "ml-tensor", or a dict by output name
-    free_dimension_overrides  sizes by name of the model's free dimensions
-    memory_budget             bytes that weights, scratch, inputs, outputs and staging may take together
-    fallback                  "error", "warn" or "allow": what becomes of nodes that the device does not take, see
-                              `gpucompile.compile`. ONNX Runtime's configuration entry session.disable_cpu_ep_fallback
-                              says the same: "1" is "error", the default here, "0" is "allow"
-    constants                 values of inputs that are compiled in, by name, as `add_initializer` gives them
+    free_dimension_overrides  sizes by name of the model's free dimensions; `..._by_denotation` by what a dimension is
+                              for, such as DATA_BATCH
+    constants                 values of inputs that are compiled in, by name; see `gpucompile.compile`
+    memory_budget             bytes that weights, scratch, inputs, outputs, staging and outputs kept on the GPU may take
+                              together; what would be more is an UnsupportedError with the numbers, before it is made
+    intra_op_num_threads      threads of provider cpu
+    log_severity_level        3 (errors) and above silence warnings about options without effect; -1 is the default's
+    logid                     what those warnings begin with
+    config_entries            see `add_session_config_entry`
+
+    The rest are hints for ONNX Runtime's own machinery. An `onnxruntime.SessionOptions` is taken as well, but does not
+    tell which free dimensions and configuration entries were added to it: pass these as options.
     """
 
-    graph_optimization_level: Any = "ORT_ENABLE_ALL"
+    graph_optimization_level: Any = GraphOptimizationLevel.ORT_ENABLE_ALL
     enable_profiling: bool = False
     profile_file_prefix: str = "gpucompile_profile"
+    optimized_model_filepath: str = ""
     preferred_output_location: str | Mapping[str, str] | None = None
     free_dimension_overrides: dict[str, int] = field(default_factory=dict)
+    free_dimension_overrides_by_denotation: dict[str, int] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
     memory_budget: int | None = None
-    fallback: str = "error"
-    constants: dict[str, np.ndarray] = field(default_factory=dict)
     intra_op_num_threads: int = 0
     inter_op_num_threads: int = 0
     execution_mode: Any = None
+    execution_order: Any = None
     enable_mem_pattern: bool = True
+    enable_mem_reuse: bool = True
     enable_cpu_mem_arena: bool = True
-    log_severity_level: int = 2
+    enable_graph_capture: bool = True  # every run replays what was recorded once
+    use_deterministic_compute: bool = True  # kernels always are
+    use_per_session_threads: bool = True
+    log_severity_level: int = -1
     log_verbosity_level: int = 0
     logid: str = ""
+    config_entries: dict[str, str] = field(default_factory=dict)
+    execution_providers: list[Any] = field(default_factory=list)
 
     def add_free_dimension_override_by_name(self, name: str, size: int) -> None:
         """Bind a free dimension."""
         self.free_dimension_overrides[name] = size
 
-    def add_session_config_entry(self, key: str, value: str) -> None:
-        """ONNX Runtime's configuration: session.disable_cpu_ep_fallback sets `fallback`, others mean nothing here."""
-        if key == DISABLE_FALLBACK:
-            if str(value) not in ("0", "1"):
-                raise InputError(f"InferenceSession: {key} is {value!r}, it must be '0' or '1'")
-            self.fallback = "error" if str(value) == "1" else "allow"
+    def add_free_dimension_override_by_denotation(self, denotation: str, size: int) -> None:
+        """Bind the free dimensions that the model says are for this, such as DATA_BATCH."""
+        self.free_dimension_overrides_by_denotation[denotation] = size
 
-    def add_initializer(self, name: str, value: Any) -> None:
-        """Give an input a value that is compiled in: an array, or an object with `numpy()` such as an OrtValue."""
-        self.constants[name] = value if isinstance(value, np.ndarray) else value.numpy()
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        """Of ONNX Runtime's keys, `session.disable_cpu_ep_fallback` ("1": nodes that the first provider cannot run are
+        an error, even with cpu after it) and `session.load_model_format` ("ONNX") mean something here."""
+        self.config_entries[key] = value
+
+    def get_session_config_entry(self, key: str) -> str:
+        """An entry that was added; RuntimeError if there is none, as in ONNX Runtime."""
+        return _entry(self.config_entries, key, "SessionOptions")
+
+    def add_provider(self, name: str, options: Mapping[str, str]) -> None:
+        """Add a provider; used if the session is given none."""
+        self.execution_providers.append((name, dict(options)))
+
+    def has_providers(self) -> bool:
+        """Whether providers were added."""
+        return bool(self.execution_providers)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"SessionOptions has no {name!r}" + (f": {_REFUSED[name]}" if name in _REFUSED else ""))
 
     @staticmethod
     def of(given: Any, extra: Mapping[str, Any]) -> SessionOptions:
-        """From our options, a dict, or an onnxruntime.SessionOptions, with `extra` on top (camelCase too)."""
+        """From our options, a dict, or an onnxruntime.SessionOptions, with `extra` on top (camelCase too). The dicts in
+        it are copies. Raises InputError for what does not fit."""
         out = SessionOptions()
-        names = set(out.__dataclass_fields__)
+        names = {f.name for f in fields(SessionOptions)}
         if isinstance(given, Mapping):
             extra = {**given, **extra}
         elif given is not None:
+            if not hasattr(given, "graph_optimization_level"):
+                raise InputError(f"InferenceSession: sess_options are SessionOptions, not {type(given).__name__}")
             for name in names:
                 if hasattr(given, name):
                     setattr(out, name, getattr(given, name))
-            out.free_dimension_overrides, out.constants = dict(out.free_dimension_overrides), dict(out.constants)
-            with contextlib.suppress(RuntimeError):  # ONNX Runtime's, for a key that was not set
-                if not isinstance(given, SessionOptions):
-                    out.add_session_config_entry(DISABLE_FALLBACK, given.get_session_config_entry(DISABLE_FALLBACK))
         for key, value in extra.items():
             name = snake(key)
+            name = _SPELLINGS.get(name, name)
             if name not in names:
                 raise InputError(f"InferenceSession: there is no option {key!r}; there are {', '.join(sorted(names))}")
             if value is not None:
                 setattr(out, name, value)
+        out._check()
         return out
+
+    def _check(self) -> None:
+        for name in ("free_dimension_overrides", "free_dimension_overrides_by_denotation"):
+            sizes = dict(getattr(self, name))
+            for key, size in sizes.items():
+                if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+                    raise InputError(f"InferenceSession: {name} {key!r} is {size!r}, a size is wanted")
+            setattr(self, name, sizes)
+        self.config_entries, self.execution_providers = dict(self.config_entries), list(self.execution_providers)
+        if not isinstance(self.intra_op_num_threads, int) or self.intra_op_num_threads < 0:
+            raise InputError(f"InferenceSession: intra_op_num_threads is {self.intra_op_num_threads!r}, not a number")
+        if self.config_entries.get("session.load_model_format", "ONNX").upper() != "ONNX":
+            raise UnsupportedError("session.load_model_format: models are ONNX files or gpucompile's bundles")
+        path = self.optimized_model_filepath
+        if path and not str(path).endswith(".gpub"):
+            raise UnsupportedError(f"optimized_model_filepath {path!r}: the compiled bundle is saved as a .gpub file")
 
     @property
     def pipeline(self) -> str:
@@ -116,52 +205,72 @@ class SessionOptions:
             return level
         raise InputError(f"InferenceSession: unknown graph_optimization_level {level!r}")
 
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether the configuration allows the CPU to take nodes."""
+        return self.config_entries.get("session.disable_cpu_ep_fallback", "0") != "1"
 
-@dataclass(frozen=True)
-class Provider:
-    """One provider and its options, in snake_case."""
+    def warn_of_hints(self, others: Sequence[str], threads: bool) -> None:
+        """Warn, once a session, of all options that change nothing; `others` are those of the provider, `threads` says
+        whether it has any."""
+        hints = [n for n, usual in _HINTS.items() if getattr(getattr(self, n), "name", getattr(self, n)) not in usual]
+        if self.intra_op_num_threads and not threads:
+            hints.append("intra_op_num_threads")
+        known = ("session.disable_cpu_ep_fallback", "session.load_model_format")
+        hints += [key for key in self.config_entries if key not in known]
+        if hints or others:
+            self.warn(f"without effect: {', '.join([*hints, *others])}")
 
-    name: str
-    options: Mapping[str, Any]
-
-
-def providers_of(providers: Any, provider_options: Any) -> list[Provider]:
-    """The providers in order of preference, from ONNX Runtime's spellings: names, (name, options) or dicts with "name".
-
-    Raises InputError for unknown names and options."""
-    if providers is None:
-        return [Provider("webgpu", {})]
-    if isinstance(providers, (str, Mapping)) or not isinstance(providers, Sequence) or not providers:
-        raise InputError(f"InferenceSession: providers is a list such as ['webgpu'], not {providers!r}")
-    beside = list(provider_options or [{}] * len(providers))
-    if len(beside) != len(providers):
-        raise InputError(f"InferenceSession: {len(providers)} providers and {len(beside)} provider_options")
-    out = []
-    for given, more in zip(providers, beside, strict=True):
-        if isinstance(given, Mapping):
-            name, options = given.get("name"), {k: v for k, v in given.items() if k != "name"}
-        elif isinstance(given, (tuple, list)) and len(given) == 2:
-            name, options = given[0], dict(given[1])
-        else:
-            name, options = given, {}
-        options = {snake(k): v for k, v in {**options, **(more or {})}.items()}
-        if not isinstance(name, str) or name.lower() not in PROVIDERS:
-            known = "webgpu, webnn, cpu and ONNX Runtime's names for them"
-            raise InputError(f"InferenceSession: unknown provider {name!r}; there are {known}")
-        for key in options:
-            if key not in _PROVIDER_OPTIONS:
-                raise InputError(f"InferenceSession: provider {name} has no option {key!r}")
-        out.append(Provider(PROVIDERS[name.lower()], options))
-    return out
+    def warn(self, text: str) -> None:
+        """A GpucompileWarning, unless `log_severity_level` says otherwise."""
+        severity = self.log_severity_level if self.log_severity_level >= 0 else _severity
+        if severity <= 2:
+            prefix = f"{self.logid}: " if self.logid else ""
+            warnings.warn(f"{prefix}InferenceSession: {text}", GpucompileWarning, stacklevel=2)
 
 
-def device_type_of(provider: Provider) -> str:
-    """gpu, cpu or npu. WebNN's default in ONNX Runtime is cpu; here it is the GPU, which every session has."""
-    default = "cpu" if provider.name in ("cpu", "openvino") else "gpu"
-    kind = str(provider.options.get("device_type", default)).lower()
-    if kind not in ("cpu", "gpu", "npu"):
-        raise InputError(f"InferenceSession: deviceType {kind!r} is none of cpu, gpu, npu")
-    return kind
+class RunOptions:
+    """ONNX Runtime's RunOptions: `terminate` refuses the runs that have not begun; the rest are hints, of which a
+    GpucompileWarning says that they are without effect."""
+
+    __slots__ = (
+        "_entries", "log_severity_level", "log_verbosity_level", "logid", "only_execute_path_to_fetches", "terminate",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.log_severity_level = -1
+        self.log_verbosity_level = 0
+        self.logid = ""
+        self.only_execute_path_to_fetches = False
+        self.terminate = False
+        self._entries: dict[str, str] = {}
+
+    def add_run_config_entry(self, key: str, value: str) -> None:
+        """Kept for `get_run_config_entry`; none of ONNX Runtime's keys means anything here."""
+        self._entries[key] = value
+
+    def get_run_config_entry(self, key: str) -> str:
+        """An entry that was added; RuntimeError if there is none, as in ONNX Runtime."""
+        return _entry(self._entries, key, "RunOptions")
+
+
+def check_run_options(options: Any) -> None:
+    """Do what a RunOptions (ours or ONNX Runtime's) asks before a run. Raises GpucompileError if it asks to stop."""
+    if not hasattr(options, "terminate"):
+        raise InputError(f"run_options are a RunOptions, not {type(options).__name__}")
+    if options.terminate:
+        raise GpucompileError("run: terminate is set in its RunOptions")
+    hints = [n for n in ("only_execute_path_to_fetches", "log_verbosity_level") if getattr(options, n)]
+    hints += getattr(options, "_entries", {})
+    if hints and options.log_severity_level <= 2:
+        prefix = f"{options.logid}: " if options.logid else ""
+        warnings.warn(f"{prefix}RunOptions: without effect: {', '.join(hints)}", GpucompileWarning, stacklevel=4)
+
+
+def _entry(entries: Mapping[str, str], key: str, where: str) -> str:
+    if key not in entries:
+        raise RuntimeError(f"{where} does not have configuration with key: {key}")
+    return entries[key]
 
 
 def locations_of(preferred: str | Mapping[str, str] | None, outputs: Sequence[str]) -> dict[str, str]:
@@ -180,8 +289,3 @@ def locations_of(preferred: str | Mapping[str, str] | None, outputs: Sequence[st
             raise InputError(f"preferred_output_location: {location!r} for {name!r} is none of {known}")
         out[name] = location
     return out
-
-
-def snake(name: str) -> str:
-    """`freeDimensionOverrides` -> `free_dimension_overrides`."""
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

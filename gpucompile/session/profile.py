@@ -17,6 +17,7 @@ class Trace:
         self._path = f"{prefix}_{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}.json"
         self._events: list[dict[str, object]] = []
         self._zero = time.perf_counter()
+        self.start = time.monotonic_ns()
 
     @contextlib.contextmanager
     def measure(self, name: str, outputs: Sequence[str]) -> Iterator[None]:

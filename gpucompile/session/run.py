@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from gpucompile.errors import InputError
 from gpucompile.runtime.executable import NUMPY_DTYPES
 from gpucompile.runtime.format import Plan, Port
-from gpucompile.session.model import Header
+from gpucompile.session.model import TYPE_NAMES, Header
+from gpucompile.session.ortvalue import OrtValue
 from gpucompile.session.tensor import CPU, Tensor
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """One run: everything checked, GPU tensors for the outputs at hand."""
+    """One run: everything checked, GPU tensors for the outputs at hand. A context, which keeps its program open; where
+    it ends with an error, the tensors that were made for the outputs are given back."""
 
     def __init__(
         self,
@@ -26,54 +29,92 @@ class Run:
         output_names: Sequence[str] | None,
         feed: Mapping[str, Any],
         fetches: Mapping[str, Any] | None,
+        locations: Mapping[str, str] | None = None,
     ) -> None:
+        """`locations` by output name, where they are not the session's."""
         if not isinstance(feed, Mapping):
             raise InputError(f"run: the inputs are a dict by name, not {type(feed).__name__}")
         self.session = session
+        self._made: list[Tensor] = []
+        session._context._require_open()
         header = session._header
+        for name in feed:
+            if name not in header.input_names:
+                raise InputError(f"run: {_unknown_input(name, header)}")
+        require_inputs(feed, header)
         values = {name: _value(name, value, header) for name, value in feed.items()}
-        known = {a.name for a in header.inputs}
-        for name in values:
-            if name not in known:
-                raise InputError(f"run: there is no input {name!r}; there are {', '.join(sorted(known))}")
         self.program = session._program(session._dims_of(values))
-        all_names = [o.name for o in header.outputs]
-        self.names = all_names if output_names is None else list(output_names)
-        fetches = dict(fetches or {})
+        try:
+            self._prepare(values, output_names, fetches or {}, locations or session._locations)
+        except BaseException:
+            self._end(failed=True)
+            raise
+
+    def _prepare(
+        self,
+        values: Mapping[str, Any],
+        output_names: Sequence[str] | None,
+        fetches: Mapping[str, Any],
+        locations: Mapping[str, str],
+    ) -> None:
+        session, header = self.session, self.session._header
+        self.names: Sequence[str] = list(output_names) if output_names else header.output_names
         for name in (*self.names, *fetches):
-            if name not in all_names:
-                raise InputError(f"run: there is no output {name!r}; there are {', '.join(all_names)}")
+            if name not in header.output_names:
+                raise InputError(f"run: there is no output {name!r}; there are {', '.join(header.output_names)}")
         self.inputs: dict[str, Any] = {}
         for name, value in values.items():
             if isinstance(value, Tensor):
                 _check(f"input {name!r}", value, self.program.inputs[name])
                 value = value.gpu_buffer if value.location != CPU else value.data
+            if isinstance(value, np.ndarray) and value.dtype == bool and self.program.inputs[name].dtype == "uint8":
+                value = value.view(np.uint8) if value.flags.c_contiguous else value.astype(np.uint8)
             self.inputs[name] = value
         self.buffers: dict[str, Any] = {}
         self.kept: dict[str, Any] = {}
         for name, target in fetches.items():
-            port = self.program.outputs[name]
-            if isinstance(target, np.ndarray):
-                want = (
-                    np.dtype(bool) if name in header.booleans and target.dtype == bool else NUMPY_DTYPES.get(port.dtype)
-                )
-                if (want is not None and target.dtype != want) or not fits(target.shape, port.shape):
-                    found = f"{target.dtype}{list(target.shape)}"
-                    raise InputError(f"fetch {name!r} is {found}, the output is {port.dtype}{list(port.shape)}")
-            elif isinstance(target, Tensor):
-                _check(f"fetch {name!r}", target, port)
-                if target.location != CPU:
-                    self.buffers[name] = target.gpu_buffer
-            else:
-                raise InputError(f"fetch {name!r}: a Tensor or an array is wanted, not {type(target).__name__}")
-            self.kept[name] = target
+            self.kept[name] = target = target.tensor if isinstance(target, OrtValue) else target
+            self._fetch(name, target)
         self._refuse_shared()
         for name in self.names:
-            location = session._locations[name]
+            location = locations[name]
             if name not in self.kept and location != CPU:
                 made = session._pool.output(self.program.outputs[name], location)
+                self._made.append(made)
                 self.buffers[name], self.kept[name] = made.gpu_buffer, made
         self.read = {n for n in (*self.names, *fetches) if n not in self.buffers}
+
+    def _fetch(self, name: str, target: Any) -> None:
+        """Check a pre-allocated output."""
+        port = self.program.outputs[name]
+        if isinstance(target, Tensor):
+            _check(f"fetch {name!r}", target, port)
+            if target.location != CPU:
+                self.buffers[name] = target.gpu_buffer
+                return
+            array = target.data
+        elif isinstance(target, np.ndarray):
+            array = target
+            is_bool = name in self.session._header.booleans and target.dtype == bool
+            want = np.dtype(bool) if is_bool else NUMPY_DTYPES.get(port.dtype)
+            if target.dtype != want or target.shape != port.shape:
+                found = f"{target.dtype}{list(target.shape)}"
+                raise InputError(f"fetch {name!r} is {found}, the output is {port.dtype}{list(port.shape)}")
+        else:
+            raise InputError(f"fetch {name!r}: a Tensor or an array is wanted, not {type(target).__name__}")
+        if not array.flags.writeable:
+            raise InputError(f"fetch {name!r}: the array is read-only")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self._end(failed=e is not None)
+
+    def _end(self, failed: bool) -> None:
+        for tensor in self._made if failed else ():
+            tensor.dispose()
+        self.session._done(self.program)
 
     def _refuse_shared(self) -> None:
         """An output's buffer may be an input's only if everything that reads the input comes before what writes it."""
@@ -102,26 +143,49 @@ class Run:
         return [found[name] for name in self.names]
 
 
-def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether a shape is that of a port, whose -1 stand for what depends on data."""
-    return len(shape) == len(wanted) and all(w in (-1, d) for d, w in zip(shape, wanted, strict=True))
+#: ONNX Runtime's names of types -> numpy's.
+NUMPY_NAMES = {f"tensor({theirs})": ours for ours, theirs in TYPE_NAMES.items() if ours not in ("bfloat16",)}
+NUMPY_NAMES |= {"tensor(int4)": "int8", "tensor(uint4)": "uint8"}
+
+
+def require_inputs(feed: Mapping[str, Any], header: Header) -> None:
+    """Raise InputError unless every input is there."""
+    if len(feed) < len(header.inputs):
+        missing = [a.name for a in header.inputs if a.name not in feed]
+        raise InputError(f"run: the input {missing[0]!r} is missing; given are {', '.join(map(repr, feed)) or 'none'}")
+
+
+def _unknown_input(name: str, header: Header) -> str:
+    if any(a.name == name for a in header.overridable):
+        return f"{name!r} is an initializer, whose value is compiled in; change it in the model"
+    return f"there is no input {name!r}; there are {', '.join(sorted(header.input_names))}"
 
 
 def _value(name: str, value: Any, header: Header) -> Any:
     """An input as an array or a Tensor."""
+    if isinstance(value, OrtValue):
+        value = value.tensor
     if isinstance(value, Tensor):
         value._require_open()
         return value
     if not isinstance(value, (np.ndarray, np.generic, int, float)) and callable(getattr(value, "numpy", None)):
-        value = value.numpy()  # an OrtValue
+        value = value.numpy()  # ONNX Runtime's OrtValue
     if isinstance(value, (list, tuple)):
-        value = np.asarray(value)
-    if isinstance(value, np.ndarray) and value.dtype == bool:
-        value = value.view(np.uint8) if value.flags.c_contiguous else value.astype(np.uint8)
+        value = _array(name, value, header)
     return value
 
 
+def _array(name: str, value: Any, header: Header) -> np.ndarray:
+    """A list as an array of the input's type."""
+    (type,) = (a.type for a in header.inputs if a.name == name)
+    try:
+        return np.asarray(value, NUMPY_NAMES[type])
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
+        raise InputError(f"run: input {name!r}: the list is no {type}: {e}") from e
+
+
 def _check(what: str, tensor: Tensor, port: Port) -> None:
+    tensor._require_open()
     if tensor.data_type != port.dtype or tensor.dims != port.shape:
         raise InputError(f"{what} is {tensor!r}, {port.dtype}{list(port.shape)} is wanted")
 

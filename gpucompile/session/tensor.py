@@ -47,7 +47,7 @@ class Tensor:
         array: np.ndarray | None = None,
         buffer: Any = None,
         ml_tensor: MLTensor | None = None,
-        release: Callable[[], None] | None = None,
+        release: Callable[[bool], None] | None = None,
     ) -> None:
         """Use the `from_...` functions."""
         self.data_type = data_type
@@ -185,11 +185,15 @@ class Tensor:
             return self._ml_tensor._context, self._ml_tensor
         if is_destroyed(self._buffer):
             raise InputError(f"{self!r}: its GPU buffer was destroyed")
-        context = context_of(Device.wrap(self._buffer._device))
+        context = context_of(self._buffer._device)
         return context, context.import_gpu_buffer(self._buffer, self.data_type, self.dims, readable=True)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.numpy(), dtype)
+        if copy is None:
+            return np.asarray(self.numpy(), dtype)
+        if copy is False and self._array is None:
+            raise ValueError(f"{self!r}: its data cannot be had without a copy")
+        return np.array(self.numpy(), dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
         return self.data.__dlpack__(**options)
@@ -209,7 +213,7 @@ class Tensor:
             self._finalizer.detach()
         self._array = self._buffer = self._ml_tensor = None
         if release is not None:
-            release()
+            release(False)
 
     def __enter__(self) -> Tensor:
         return self
@@ -222,10 +226,10 @@ class Tensor:
             raise ClosedError(f"{self!r}: used after dispose()")
 
 
-def _collected(release: Callable[[], None], what: str) -> None:
+def _collected(release: Callable[[bool], None], what: str) -> None:
+    release(True)
     if sys.flags.dev_mode or os.environ.get("GPUCOMPILE_DEBUG"):
         warnings.warn(f"{what} was collected without dispose()", ResourceWarning, stacklevel=2)
-    release()
 
 
 def _described(dtype: Any, dims: Any, where: str) -> tuple[str, tuple[int, ...]]:
@@ -247,12 +251,15 @@ def _described(dtype: Any, dims: Any, where: str) -> tuple[str, tuple[int, ...]]
     return kind.value, shape
 
 
-_contexts: weakref.WeakKeyDictionary[Any, MLContext] = weakref.WeakKeyDictionary()
+_CONTEXT = "_gpucompile_context"
 
 
-def context_of(device: Device) -> MLContext:
-    """A context on a device, the same one for the same wgpu device."""
-    context = _contexts.get(device.handle)
-    if context is None:
-        context = _contexts[device.handle] = MLContext(device)
+def context_of(handle: Any, device: Device | None = None) -> MLContext:
+    """The context on a `wgpu.GPUDevice`, the same one until it is closed; `device` is used for a new one. Raises
+    DeviceLost."""
+    context: MLContext | None = getattr(handle, _CONTEXT, None)
+    if context is None or context.closed:
+        context = MLContext(Device.wrap(handle) if device is None else device)
+        setattr(handle, _CONTEXT, context)  # kept by the device, so that both are garbage together
+    context._require_open()
     return context

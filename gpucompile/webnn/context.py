@@ -25,7 +25,9 @@ from gpucompile.ir.types import TensorType
 from gpucompile.passmanager.pipeline import parse_pipeline
 from gpucompile.runtime.buffers import require_usable
 from gpucompile.runtime.device import Device, default_device
-from gpucompile.runtime.executable import Executable, load
+from gpucompile.runtime.executable import Executable
+from gpucompile.runtime.loading import load
+from gpucompile.runtime.memory import Arenas, Memory
 from gpucompile.runtime.nibbles import pack_nibbles
 from gpucompile.runtime.openvino import OpenvinoOptions, find_device
 from gpucompile.target import Target
@@ -111,6 +113,7 @@ class MLContext:
     def __init__(
         self, device: Device, target: Target | None = None, pipeline: str = "default", owned: bool = False
     ) -> None:
+        device.require_open()
         whole = Target.of(SimpleNamespace(features=device.features, limits=device.limits, info=device.adapter.info))
         self._device = device
         self._owned = owned
@@ -121,6 +124,7 @@ class MLContext:
         self._max_bytes &= -4
         self._alive: weakref.WeakSet[MLTensor | MLGraph] = weakref.WeakSet()
         self._readback = Readback(device)
+        self._arenas: Arenas | None = Arenas(device)
         self._destroyed = False
         self._lock = threading.RLock()  # wgpu-native aborts the process when a buffer is destroyed before its submit
         self.lost: Future[str] = Future()
@@ -134,6 +138,21 @@ class MLContext:
     def device(self) -> Device:
         """The device underneath."""
         return self._device
+
+    @property
+    def closed(self) -> bool:
+        """Whether `destroy` was called, or its device was closed or lost."""
+        return self._destroyed or self._device.closed
+
+    def memory(self) -> dict[str, int]:
+        """Bytes on the GPU that belong to no single graph or session: `tensors`, `scratch` (the buffers that all graphs
+        and sessions of the context share) and `staging` (for reading tensors)."""
+        tensors = [t for t in list(self._alive) if isinstance(t, MLTensor) and t._owned and not t.destroyed]
+        return {
+            "tensors": sum(t._buffer.size for t in tensors),
+            "scratch": self._arenas.bytes if self._arenas is not None else 0,
+            "staging": self._readback.bytes,
+        }
 
     def __repr__(self) -> str:
         return f"<MLContext on {self._device.name!r}{' destroyed' if self._destroyed else ''}>"
@@ -232,7 +251,7 @@ class MLContext:
         u = self._device.api.BufferUsage
         with self._device.guard(f"creating a tensor {type}"):
             buffer = self._device.handle.create_buffer(
-                label=f"tensor {type}", size=_padded(type, 16), usage=u.STORAGE | u.COPY_SRC | u.COPY_DST
+                label=f"tensor {type}", size=tensor_bytes(type), usage=u.STORAGE | u.COPY_SRC | u.COPY_DST
             )
         tensor = MLTensor(self, type, buffer, **options)
         self._keep(tensor)
@@ -301,7 +320,8 @@ class MLContext:
 
     def _compile(self, graph: Graph) -> Executable:
         """A graph, ready to run."""
-        return load(compile(graph, self._target, pipeline=self._pipeline), self._device)
+        bundle = compile(graph, self._target, pipeline=self._pipeline)
+        return load(bundle, self._device, memory=Memory(arenas=self._arenas))
 
     def _run(self, executable: Executable, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         """Run on the buffers of tensors, by name."""
@@ -388,8 +408,12 @@ class MLContext:
         return self.read_tensor(buffer, out)
 
 
+def tensor_bytes(type: TensorType) -> int:
+    """Bytes of the buffer of a tensor: whole vectors, which graphs can use without a copy."""
+    return _padded(type, 16)
+
+
 def _padded(type: TensorType, unit: int = 4) -> int:
-    """Bytes of a buffer for it: whole words, or whole vectors, which graphs can use without a copy."""
     return (type.nbytes + unit - 1) // unit * unit
 
 

@@ -49,6 +49,7 @@ class OpenvinoContext(MLContext):
         self._pipeline = pipeline
         self._max_bytes = MAX_BYTES
         self._alive: weakref.WeakSet[MLTensor | MLGraph] = weakref.WeakSet()
+        self._arenas = None
         self._destroyed = False
         self._lock = threading.RLock()
         self.lost: Future[str] = Future()
@@ -64,6 +65,16 @@ class OpenvinoContext(MLContext):
 
     def __repr__(self) -> str:
         return f"<MLContext on {self._openvino.full_name!r}{' destroyed' if self._destroyed else ''}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `destroy` was called."""
+        return self._destroyed
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of tensors, in the host's memory."""
+        tensors = [t for t in list(self._alive) if isinstance(t, MLTensor) and not t.destroyed]
+        return {"tensors": sum(t._buffer.array.nbytes for t in tensors)}
 
     def _close_device(self) -> None:
         pass

@@ -99,8 +99,9 @@ class MLTensor:
     @property
     def gpu_buffer(self) -> Any:
         """The `wgpu.GPUBuffer`, for use by other shaders of the device; InputError if the tensor was destroyed, or is
-        in the host's memory."""
+        in the host's memory, DeviceLost if its device was lost."""
         if self._buffer is None:
+            self._context._require_device()
             raise InputError(f"{self!r} was destroyed")
         if not hasattr(self._buffer, "usage"):
             raise InputError(f"{self!r} is in the host's memory, it has no GPU buffer")

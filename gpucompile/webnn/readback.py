@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from gpucompile.errors import InputError
+from gpucompile.errors import DeviceError, InputError
 from gpucompile.ir.op import NIBBLES
+from gpucompile.runtime.buffers import require_usable
 from gpucompile.runtime.device import Device
 
 if TYPE_CHECKING:
@@ -49,14 +50,22 @@ class Readback:
         handle = self._device.handle
         with self._device.guard(f"reading {tensor!r}"):
             staging = self._take(max(_SMALLEST, 1 << (size - 1).bit_length()))
-            try:
+        try:
+            with self._device.holding(f"reading {tensor!r}"):
+                require_usable(tensor.gpu_buffer, handle, "read_tensor")
                 encoder = handle.create_command_encoder()
                 encoder.copy_buffer_to_buffer(tensor.gpu_buffer, 0, staging, 0, size)
                 handle.queue.submit([encoder.finish()])
-            except BaseException:
-                self._drop(staging)
-                raise
+        except BaseException:
+            self._drop(staging)
+            raise
         return Read(self, tensor, staging, size, target, out)
+
+    @property
+    def bytes(self) -> int:
+        """What all staging buffers take."""
+        with self._lock:
+            return sum(b.size for b in (*self._flying, *(b for each in self._spare.values() for b in each)))
 
     def clear(self) -> None:
         """Free all staging buffers; reads in flight fail."""
@@ -89,6 +98,10 @@ class Readback:
                 return
         staging.destroy()
 
+    def _forget(self, staging: Any) -> None:
+        """Let go of a staging buffer, which frees it. Garbage collection may strike under any lock: none is taken."""
+        self._flying.discard(staging)
+
     def _drop(self, staging: Any) -> None:
         with self._lock:
             self._flying.discard(staging)
@@ -104,7 +117,7 @@ class Read:
         self._pool, self._device = pool, pool._device
         self._tensor, self._staging, self._size = tensor, staging, size
         self._target, self._out = target, out
-        self._abandoned = weakref.finalize(self, pool._drop, staging)  # nobody waited for it
+        self._abandoned = weakref.finalize(self, pool._forget, staging)  # nobody waited for it
         self._abandoned.atexit = False
 
     def wait(self) -> Any:
@@ -125,6 +138,8 @@ class Read:
         try:
             try:
                 await self._device.map_read(self._staging, self._size)
+            except DeviceError:
+                raise
             except Exception as e:
                 raise self._device.translate(e, f"reading {self._tensor!r}") from e
             result = self._copy()
@@ -138,7 +153,8 @@ class Read:
     def _copy(self) -> Any:
         with self._pool._lock:
             self._check()
-            return self._copy_mapped()
+            with self._device.holding(f"reading {self._tensor!r}"):
+                return self._copy_mapped()
 
     def _copy_mapped(self) -> Any:
         type = self._tensor._type

@@ -24,8 +24,9 @@ from gpucompile.plan.verify import verify
 from gpucompile.plan.weights import make_shards
 from gpucompile.runtime.adapters import list_adapters
 from gpucompile.runtime.device import Device
-from gpucompile.runtime.executable import Executable, load
+from gpucompile.runtime.executable import Executable
 from gpucompile.runtime.format import Binding, Buffer, Plan, Port, Region, Requires, Step
+from gpucompile.runtime.loading import load
 
 N = 60  # elements; 240 bytes
 

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 import gpucompile
 from gpucompile import InferenceSession, SessionOptions, Tensor
-from gpucompile.errors import ClosedError, InputError, ModelError, UnsupportedError
+from gpucompile.errors import ClosedError, InputError, ModelError
 from gpucompile.webnn import ML, MLContext
 
 U = wgpu.BufferUsage
@@ -145,10 +145,10 @@ def test_options(device: Any) -> None:
     assert SessionOptions.of({"graphOptimizationLevel": "basic"}, {}).pipeline == "no-fuse"
     assert SessionOptions.of(None, {"freeDimensionOverrides": {"n": 3}}).free_dimension_overrides == {"n": 3}
     with InferenceSession(model(2), sess_options=ort, providers=["WebGpuExecutionProvider"]) as session:
-        assert session.get_providers() == ["webgpu"]
+        assert session.get_providers() == ["WebGpuExecutionProvider"]
     for options, text in (
         ({"providers": ["cuda"]}, "unknown provider 'cuda'"),
-        ({"providers": []}, "providers is a list"),
+        ({"providers": "webgpu"}, "providers is a list"),
         ({"providers": [("webnn", {"devicetype": "gpu"})]}, "no option 'devicetype'"),
         ({"providers": [{"name": "webnn", "deviceType": "tpu"}]}, "none of cpu, gpu, npu"),
         ({"preferred_output_location": "moon"}, "none of cpu, gpu-buffer"),
@@ -282,24 +282,6 @@ def test_shared_buffers(session: InferenceSession) -> None:
 # state ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_loop_on_the_gpu_allocates_nothing(context: MLContext) -> None:
-    with InferenceSession(
-        model(2), providers=[("webnn", {"context": context})], preferred_output_location="gpu-buffer"
-    ) as s:
-        (state,) = s.run(["y"], {"x": X})
-        expected = want()[0]
-        for i in range(1000):
-            with state:
-                (new,) = s.run(["y"], {"x": state})
-            state = new
-            expected = np.maximum(expected + np.array([1, -2, 3, -4], np.float32), 0)
-            if i == 1:
-                allocations, groups = s._pool.allocations, len(s._programs[()].executable._player.bindings._ready)  # type: ignore[union-attr]
-        assert s._pool.allocations == allocations == 2
-        assert len(s._programs[()].executable._player.bindings._ready) <= groups + 1  # type: ignore[union-attr]
-        np.testing.assert_allclose(state.numpy(), expected)
-
-
 def test_collected_tensors_give_their_memory_back(context: MLContext, monkeypatch: pytest.MonkeyPatch) -> None:
     with InferenceSession(
         model(2), providers=[("webnn", {"context": context})], preferred_output_location="gpu-buffer"
@@ -312,6 +294,9 @@ def test_collected_tensors_give_their_memory_back(context: MLContext, monkeypatc
         monkeypatch.setenv("GPUCOMPILE_DEBUG", "1")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
+            s.run(["y"], {"x": X})[0].dispose()
+            gc.collect()
+            assert not [w for w in caught if "dispose" in str(w.message)]
             s.run(["y"], {"x": X})
             gc.collect()
         assert any(issubclass(w.category, ResourceWarning) and "dispose" in str(w.message) for w in caught)
@@ -324,7 +309,7 @@ def test_iobinding_keeps_outputs(session: InferenceSession) -> None:
     binding.bind_output("total", "cpu")
     for _ in range(5):
         session.run_with_iobinding(binding)
-    y, total = binding.get_outputs()
+    y, total = (v.tensor for v in binding.get_outputs())
     assert y.location == "gpu-buffer" and session._pool.allocations == 1
     np.testing.assert_allclose(binding.copy_outputs_to_cpu()[0], want()[0])
     np.testing.assert_allclose(total.numpy(), want()[2], rtol=1e-6)
@@ -338,69 +323,7 @@ def test_iobinding_keeps_outputs(session: InferenceSession) -> None:
         binding.bind_cpu_input("q", X)
 
 
-def test_callers_work_before_and_after(context: MLContext, session: InferenceSession) -> None:
-    """A compute pass of the caller's, the session, another pass: in one queue, in order."""
-    handle = session.device.handle
-    code = "@group(0) @binding(0) var<storage, read_write> b: array<f32>;\n@compute @workgroup_size(8) fn main("
-    code += "@builtin(local_invocation_index) i: u32) { b[i] = b[i] * 2.0; }"
-    pipeline = handle.create_compute_pipeline(
-        layout="auto", compute={"module": handle.create_shader_module(code=code), "entry_point": "main"}
-    )
-
-    def double(buffer: Any) -> None:
-        group = handle.create_bind_group(
-            layout=pipeline.get_bind_group_layout(0),
-            entries=[{"binding": 0, "resource": {"buffer": buffer, "offset": 0, "size": 32}}],
-        )
-        encoder = handle.create_command_encoder()
-        compute = encoder.begin_compute_pass()
-        compute.set_pipeline(pipeline)
-        compute.set_bind_group(0, group)
-        compute.dispatch_workgroups(1)
-        compute.end()
-        handle.queue.submit([encoder.finish()])
-
-    source, target = gpu(session, X), gpu(session, X)
-    double(source)
-    fetches = {"y": Tensor.from_gpu_buffer(target, dtype="float32", dims=[2, 4])}
-    session.run(["y"], {"x": Tensor.from_gpu_buffer(source, dtype="float32", dims=[2, 4])}, fetches=fetches)
-    double(target)
-    np.testing.assert_allclose(fetches["y"].numpy(), 2 * want(2 * X)[0])
-
-
 # memory, threads, life ------------------------------------------------------------------------------------------------
-
-
-def test_memory_budget(device: Any) -> None:
-    provider = [("webgpu", {"device": device})]
-    with InferenceSession(model(64), providers=provider, memory_budget=1 << 20) as session:
-        memory = session.memory()
-        assert memory["weights"] > 0 and memory["total"] == sum(memory[k] for k in memory if k not in ("total", "peak"))
-        assert memory["total"] <= memory["peak"] <= 1 << 20
-    with pytest.raises(UnsupportedError, match=r"memory_budget is 1,000 bytes, .* needs [\d,]+ \(weights"):
-        InferenceSession(model(64), providers=provider, memory_budget=1000)
-
-
-def test_threads(context: MLContext) -> None:
-    provider = [("webnn", {"context": context})]
-    with InferenceSession(model(2), providers=provider) as a, InferenceSession(model(2), providers=provider) as b:
-        errors: list[object] = []
-
-        def work(session: InferenceSession, seed: int) -> None:
-            x = np.random.default_rng(seed).normal(size=(2, 4)).astype(np.float32)
-            expected = np.maximum(x + np.array([1, -2, 3, -4], np.float32), 0)
-            for _ in range(30):
-                try:
-                    np.testing.assert_allclose(session.run(["y"], {"x": x})[0], expected, rtol=1e-6)
-                except Exception as e:
-                    errors.append(e)
-
-        threads = [threading.Thread(target=work, args=((a, b)[i % 2], i)) for i in range(6)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-        assert not errors
 
 
 def test_profiling(device: Any, tmp_path: Path) -> None:

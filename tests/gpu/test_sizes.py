@@ -179,22 +179,20 @@ def test_nodes_on_the_cpu_when_sizes_come(device: Device) -> None:
         assert run.memory()["weight"] == 0
     with compile_dynamic(mixed(), device) as run, pytest.raises(gpucompile.UnsupportedError, match="NonZero"):
         run(x)
-    options = gpucompile.SessionOptions()
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
-    for session in (
-        gpucompile.InferenceSession(mixed(), options, providers=[{"name": "webgpu", "device": device}]),
-        gpucompile.InferenceSession(mixed(), fallback="allow", providers=[{"name": "webgpu", "device": device}]),
-    ):
-        with session:
-            np.testing.assert_array_equal(session.run(None, {"x": x})[0], [0, 4, 6])
-            assert [n.op for n in session.fallback] == ["NonZero", "Size"]
-            assert session.memory()["total"] > 0
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    with (
-        gpucompile.InferenceSession(mixed(), options, providers=[{"name": "webgpu", "device": device}]) as session,
-        pytest.raises(gpucompile.UnsupportedError, match="NonZero"),
-    ):
-        session.run(None, {"x": x})
+
+
+def test_sessions_with_values_compiled_in(device: Device) -> None:
+    made = model([node("Reshape", "x", "s")], {"x": ("n", 4)})
+    made.graph.input.append(onnx.helper.make_tensor_value_info("s", onnx.TensorProto.INT64, [2]))
+    x, constants = random(2, 4), {"s": np.array([4, -1])}
+    for n in {}, {"n": 2}:
+        with gpucompile.InferenceSession(
+            made, providers=[{"name": "webgpu", "device": device}], constants=constants, free_dimension_overrides=n
+        ) as session:
+            assert [i.name for i in session.get_inputs()] == ["x"]
+            np.testing.assert_array_equal(session.run(None, {"x": x})[0], x.reshape(4, 2))
+    with compile_dynamic(made, device, constants=constants) as run:
+        np.testing.assert_array_equal(run(x), x.reshape(4, 2))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from gpucompile.ops.contraction import Matmul
 from gpucompile.passmanager import Context, Pass, all_passes
 from gpucompile.runtime import adapters as adapters_module
 from gpucompile.runtime import device as device_module
-from gpucompile.runtime import executable as executable_module
+from gpucompile.runtime import loading as loading_module
 from gpucompile.runtime import openvino as openvino_module
 from gpucompile.runtime import partitioned  # noqa: F401  (subclasses Executable before a test puts a fake there)
 from gpucompile.runtime.adapters import AdapterInfo
@@ -319,7 +319,7 @@ class FakeDevice:
 
 
 class FakeExecutable:
-    def __init__(self, bundle: Any, device: FakeDevice, progress: object, submits: int) -> None:
+    def __init__(self, bundle: Any, device: FakeDevice, progress: object, submits: int, **more: object) -> None:
         self.plan = bundle.plan("base")
         self.kernels = len(self.plan.steps)
         self.inputs = self.plan.inputs
@@ -338,7 +338,7 @@ class FakeExecutable:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_module, "Device", FakeDevice)
-    monkeypatch.setattr(executable_module, "Executable", FakeExecutable)
+    monkeypatch.setattr(loading_module, "Executable", FakeExecutable)
 
 
 @pytest.mark.usefixtures("fake")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 
 from docs import generate
+from gpucompile import RunOptions, SessionOptions
 from gpucompile.webnn.builder import MLGraphBuilder
 from gpucompile.webnn.operators import OPERATORS
 
@@ -38,3 +41,17 @@ def test_builder_methods_have_signatures() -> None:
     text = str(inspect.signature(MLGraphBuilder.conv2d))
     assert text.startswith("(self, input, filter, *, bias=None, padding=(0, 0, 0, 0)") and text.endswith("label='')")
     assert "data_type" in inspect.signature(MLGraphBuilder.cast).parameters
+
+
+def test_sessions_names_every_option_and_tests_that_exist() -> None:
+    root = Path(__file__).resolve().parents[2]
+    text = (root / "docs" / "sessions.md").read_text("utf-8")
+    options = [f.name for f in dataclasses.fields(SessionOptions)]
+    assert [
+        n for n in [*options, *(n for n in RunOptions.__slots__ if not n.startswith("_"))] if f"`{n}`" not in text
+    ] == []
+    snippets = (root / "tests" / "gpu" / "test_seed_snippets.py").read_text("utf-8")
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert named == set(re.findall(r"^def (test_\w+)\(", snippets, re.MULTILINE))
+    for file in re.findall(r"`((?:tests|examples)/[\w/]+\.py)`", text):
+        assert (root / file).is_file(), file

@@ -36,7 +36,7 @@ BELOW = {
     "init": ["api"],
     "cli": ["init"],
 }
-API = {"compiler", "fallback", "dynamic", "onnx_backend", "precision", "session", "sizes", "webnn"}
+API = {"capi", "compiler", "division", "fallback", "dynamic", "onnx_backend", "precision", "session", "sizes", "webnn"}
 LAYER_OF = {name: name for name in BELOW if name not in ("api", "init")}
 LAYER_OF |= {**dict.fromkeys(API, "api"), "__init__": "init", "__main__": "cli"}
 

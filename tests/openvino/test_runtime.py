@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gpucompile
+from benchmarks import networks
 from gpucompile.backends.openvino.compile import with_blob
-from gpucompile.backends.openvino.rules import rejections
+from gpucompile.backends.openvino.rules import model_rejections, rejections
 from gpucompile.errors import BundleError, ClosedError, DeviceError, InputError, UnsupportedError
 from gpucompile.ir.graph import Graph
 from gpucompile.ir.interpret import interpret
+from gpucompile.ir.text import print_graph
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.activation import Relu
 from gpucompile.ops.contraction import Matmul
 from gpucompile.ops.elementwise import Add, Identity
-from gpucompile.ops.movement import Reshape
+from gpucompile.ops.movement import Repeat, Reshape
 from gpucompile.runtime import choose, openvino
 from gpucompile.runtime.bundle import read_bundle
 from gpucompile.runtime.openvino import OpenvinoDevice, OpenvinoExecutable, OpenvinoOptions, find_device, list_devices
@@ -208,12 +213,113 @@ def test_auto_remembers(
         with gpucompile.load(bundle, "auto") as exe:
             agree(exe.run(feeds), graph, feeds)
     assert sorted(calls) == ["cpu", "gpu"], "measured once"
-    (kind,) = json.loads(choose.choices_file().read_text()).values()
-    assert isinstance(exe, OpenvinoExecutable) == (kind == "cpu")
+    (seconds,) = json.loads(choose.choices_file().read_text()).values()
+    assert isinstance(exe, OpenvinoExecutable) == (seconds["cpu"] < seconds["gpu"])
+    slower = max(seconds, key=lambda kind: seconds[kind])
+    assert NPU or exe.skipped[0].startswith("npu: no npu device")
+    assert exe.skipped[-1].startswith(f"{slower}: {1e3 * seconds[slower]:.2f} ms here")
     choose.choices_file().write_text("damaged")
     with gpucompile.load(bundle, "auto") as exe:
         agree(exe.run(feeds), graph, feeds)
     assert len(calls) == 4
+    text = choose.choices_file().read_text()
+    for damaged in ({"cpu": 1.0}, {"cpu": 1.0, "gpu": "fast"}, "cpu", None):
+        choose.choices_file().write_text(json.dumps(dict.fromkeys(json.loads(text), damaged)))
+        gpucompile.load(bundle, "auto").close()
+    assert len(calls) == 12
+
+
+@pytest.mark.usefixtures("device")
+def test_auto_passes_over_what_fails(
+    graph: Graph, feeds: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def failing(*args: object, **kwargs: object) -> None:
+        raise DeviceError("OpenVINO's CPU cannot compile the model: no")
+
+    monkeypatch.setattr(choose, "OpenvinoExecutable", failing)
+    bundle = gpucompile.compile(graph, devices=("gpu", "cpu"))
+    with gpucompile.load(bundle, "auto") as exe:
+        agree(exe.run(feeds), graph, feeds)
+        assert not isinstance(exe, OpenvinoExecutable) and exe.skipped[-1].startswith("cpu: OpenVINO's CPU cannot")
+    assert not choose.choices_file().exists(), "it is measured again the next time"
+    with pytest.raises(DeviceError, match=r"no device here runs the bundle: .*cpu: OpenVINO's CPU cannot.*"):
+        gpucompile.load(gpucompile.compile(graph, devices=("cpu",)), "auto")
+
+
+@pytest.mark.usefixtures("device")
+def test_first(graph: Graph, feeds: dict[str, np.ndarray]) -> None:
+    """npu, gpu, cpu, and why those before were not taken."""
+    for devices, taken in (
+        (("npu", "gpu", "cpu"), "gpu"),
+        (("cpu", "npu"), "cpu"),
+        (("npu",), "cpu"),
+        (("gpu",), "gpu"),
+    ):
+        with gpucompile.load(gpucompile.compile(graph, devices=devices), "first") as exe:
+            agree(exe.run(feeds), graph, feeds, 5e-3)
+            if not NPU:
+                kind = exe.openvino_device.kind if isinstance(exe, OpenvinoExecutable) else "gpu"
+                assert kind == taken and "npu device: OpenVINO" in exe.skipped[0]
+                assert (len(exe.skipped) == 2) == (taken == "cpu"), "no shaders for the gpu either"
+
+
+@pytest.mark.usefixtures("device")
+def test_what_a_choice_depends_on(graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another bundle, driver, version of OpenVINO or option is measured anew; the same bundle in a file is not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls: list[str] = []
+    real = choose.measure
+    monkeypatch.setattr(choose, "measure", lambda kind, make: calls.append(kind) or real(kind, make, seconds=0.01))
+
+    def measured(source: gpucompile.Bundle | Path, options: OpenvinoOptions | None = None) -> bool:
+        calls.clear()
+        gpucompile.load(source, "auto", options=options).close()
+        return bool(calls)
+
+    bundle = gpucompile.compile(graph, devices=("gpu", "cpu"))
+    path = bundle.save(tmp_path / "m.gpub")
+    assert measured(bundle) and not measured(bundle) and not measured(path)
+    assert measured(bundle, OpenvinoOptions(threads=1)) and not measured(bundle, OpenvinoOptions(threads=1))
+    other = graph.clone()
+    other.set_outputs({"y": other.add(Relu(), other.outputs[0])})
+    assert measured(gpucompile.compile(other, devices=("gpu", "cpu")))
+    assert measured(gpucompile.compile(graph, pipeline="no-fuse", devices=("gpu", "cpu"))), "other shaders"
+    devices = list_devices()
+    for field in ({"driver": "2.0"}, {"full_name": "another"}):
+        monkeypatch.setattr(choose, "list_devices", lambda field=field: [replace(d, **field) for d in devices])
+        assert measured(bundle) and not measured(bundle)
+    monkeypatch.setattr(choose, "list_devices", lambda: devices)
+    monkeypatch.setattr(choose, "version", lambda: "2031.1")
+    assert measured(bundle)
+    monkeypatch.setattr(choose, "version", openvino.version)
+    assert not measured(bundle)
+
+
+def test_wishes_reach_the_device(graph: Graph) -> None:
+    """power and threads as the compiled model reports them; wishes that a device does not know are not asked for."""
+    bundle = gpucompile.compile(graph, devices=("cpu",))
+
+    def read(options: OpenvinoOptions, name: str) -> str:
+        with OpenvinoExecutable(bundle, "cpu", options) as exe:
+            return str(exe._compiled.get_property(name))
+
+    assert read(OpenvinoOptions(threads=1), "INFERENCE_NUM_THREADS") == "1"
+    assert read(OpenvinoOptions(), "PERFORMANCE_HINT") == "LATENCY"
+    assert "float32" in read(OpenvinoOptions(), "INFERENCE_PRECISION_HINT")
+    assert "bfloat16" in read(OpenvinoOptions(precision="bf16"), "INFERENCE_PRECISION_HINT")
+    # a CPU with cores of one kind turns it into ANY_CORE
+    core = read(OpenvinoOptions(power="low-power"), "SCHEDULING_CORE_TYPE")
+    assert "ECORE_ONLY" in core or "ANY_CORE" in core
+    assert OpenvinoOptions(power="low-power").properties("cpu")["SCHEDULING_CORE_TYPE"] == "ECORE_ONLY"
+    for power, turbo in (("high-performance", True), ("low-power", False), ("default", None)):
+        assert OpenvinoOptions(power=power).properties("npu").get("NPU_TURBO") == turbo
+    # without a device its plugin knows no NPU_TURBO, as with a driver that lacks it
+    npu = OpenvinoDevice("npu", "NPU", "an NPU")
+    assert NPU or "NPU_TURBO" not in openvino._settings(npu, OpenvinoOptions(power="high-performance"))
+    cpu = find_device("cpu")
+    assert openvino._settings(cpu, OpenvinoOptions(power="low-power"))["SCHEDULING_CORE_TYPE"] == "ECORE_ONLY"
 
 
 # Rules ---------------------------------------------------------------------------------------------------------------
@@ -239,3 +345,86 @@ def test_constants_beyond_int32() -> None:
     g.set_outputs({"y": g.add(Add(), x, g.constant(np.array([2**31])))})
     with pytest.raises(UnsupportedError, match="beyond int32"):
         gpucompile.compile(g, devices=("cpu",))
+
+
+def test_npu_rules_of_the_lowered_model() -> None:
+    """Ops that lower to more axes than they have, and what no op touches."""
+    g = Graph("g")
+    x = g.add_input("x", TensorType(F32, (1, 2, 1, 2, 2)))
+    g.set_outputs({"y": g.add(Repeat((2, 1, 1, 3, 1)), x)})
+    with pytest.raises(UnsupportedError, match=r"NPU device: OpenVINO's \w+ '\w+': f32\[.*\] has 10 axes"):
+        gpucompile.compile(g, devices=("npu",))
+    with gpucompile.load(gpucompile.compile(g, devices=("cpu",)), "cpu") as exe:
+        agree(exe.run({"x": np.ones((1, 2, 1, 2, 2), np.float32)}), g, {"x": np.ones((1, 2, 1, 2, 2), np.float32)})
+    g = Graph("g")
+    g.set_outputs({"y": g.add_input("n", TensorType(DataType.UINT64, (3,)))})
+    with pytest.raises(UnsupportedError, match="Parameter 'n': the NPU has no u64"):
+        gpucompile.compile(g, devices=("npu",))
+
+
+def test_npu_models_keep_the_rules() -> None:
+    """What is written for the NPU, read back by OpenVINO: static, at most 5 axes, its types, weights in float16."""
+    ov = openvino.openvino_module()
+    bundle = gpucompile.compile(networks.cached("squeezenet"), devices=("npu",))
+    meta = bundle.openvino_model("npu")
+    model = openvino._read(meta, bundle.openvino_file(meta.xml), bundle.openvino_file(meta.weights))
+    assert not list(model_rejections(model, "npu"))
+    elements = {}
+    for op in model.get_ordered_ops():
+        assert not any(out.get_partial_shape().is_dynamic for out in op.outputs())
+        for out in op.outputs():
+            elements.setdefault(out.get_element_type().get_type_name(), set()).add(op.get_type_name())
+    assert "Convolution" in elements["f16"] and "Convolution" not in elements["f32"]
+    large = [
+        op
+        for op in model.get_ordered_ops()
+        if op.get_type_name() == "Constant" and np.prod(op.output(0).get_shape()) > 100
+    ]
+    assert large and all(op.output(0).get_element_type() == ov.Type.f16 for op in large)
+    opset = importlib.import_module("openvino.opset13")
+    dynamic = opset.parameter(ov.PartialShape([-1, 2]), ov.Type.f32)
+    reasons = list(model_rejections(ov.Model([opset.relu(dynamic)], [dynamic], "dynamic"), "npu"))
+    assert reasons and all("is not static" in r.reason for r in reasons)
+
+
+# Without OpenVINO ----------------------------------------------------------------------------------------------------
+
+WITHOUT = """
+import contextlib, io, json, sys
+sys.modules["openvino"] = None
+from gpucompile.cli.main import main
+results = []
+for words in json.load(sys.stdin):
+    with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
+        code = main(words)
+    results.append((code, err.getvalue()))
+print(json.dumps(results))
+"""
+
+
+def test_commands_without_openvino(graph: Graph, tmp_path: Path) -> None:
+    """Each command says what to install where it needs OpenVINO, and works where it does not."""
+    model, out, parts = (str(tmp_path / name) for name in ("g.gir", "cpu.gpub", "parts.gpub"))
+    Path(model).write_text(print_graph(graph))
+    gpucompile.compile(graph, devices=("cpu",)).save(out)
+    gpucompile.compile(graph, devices=("gpu", "cpu"), partition={"relu": "cpu"}).save(parts)
+    new = str(tmp_path / "new.gpub")
+    commands = [
+        (["compile", model, "-o", new, "--device", "cpu"], 2),
+        (["compile", model, "-o", new, "--device", "npu,gpu", "--partition"], 2),
+        (["run", model, "--random", "--device", "cpu"], 2),
+        (["run", out, "--random"], 2),
+        (["run", out, "--random", "--device", "npu"], 2),
+        (["run", parts, "--random"], 2),
+        (["blob", out], 2),
+        (["bench", model, "--devices", "cpu", "--seconds", "0.01"], 2),
+        (["compile", model, "-o", new], 0),
+        (["inspect", out], 0),
+        (["inspect", parts, "--explain"], 0),
+    ]
+    words = json.dumps([words for words, _ in commands])
+    ran = subprocess.run([sys.executable, "-c", WITHOUT], input=words, capture_output=True, text=True, check=True)
+    for (words, code), (got, err) in zip(commands, json.loads(ran.stdout), strict=True):
+        assert got == code, (words, err)
+        assert ("pip install 'gpucompile[openvino]'" in err) == (code == 2), (words, err)
+        assert err.count("\n") <= 1, err

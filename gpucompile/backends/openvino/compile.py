@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from gpucompile.backends.openvino.lower import lower
-from gpucompile.backends.openvino.rules import rejections
+from gpucompile.backends.openvino.rules import Rejection, model_rejections, rejections
 from gpucompile.errors import InputError, UnsupportedError
 from gpucompile.ir.graph import Graph, Value
 from gpucompile.passmanager.base import Context
@@ -42,12 +42,22 @@ def compile_graph(
     openvino_module()  # says how to install it before anything else is done
     graph = graph.clone()
     PassManager(pipeline or PIPELINE[device]).run(graph, Context(Target.portable()), progress)
-    refused = list(rejections(graph, device))
-    if refused:
+    model = lowered(graph, device)
+    if isinstance(model, list):
+        refused = model
         more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
         raise UnsupportedError(f"OpenVINO's {device.upper()} device: {'; '.join(map(str, refused[:_SHOWN]))}{more}")
     ports = _ports(graph.inputs, [v.name for v in graph.inputs]), _ports(graph.outputs, graph.output_names)
-    return write(lower(graph), device, *ports)
+    return write(model, device, *ports)
+
+
+def lowered(graph: Graph, device: str) -> openvino.Model | list[Rejection]:
+    """The model of a graph after its pipeline, or what the device has against the graph or the model."""
+    refused = list(rejections(graph, device))
+    if refused:
+        return refused
+    model = lower(graph)
+    return list(model_rejections(model, device)) or model
 
 
 def _ports(values: Sequence[Value], names: Sequence[str]) -> tuple[Port, ...]:
@@ -72,7 +82,7 @@ def with_blob(files: OpenvinoFiles, options: OpenvinoOptions | None = None) -> O
     device = find_device(files.model.device)
     data = export(files, device, options)
     name = f"openvino/{files.model.device}.blob"
-    blob = OpenvinoBlob(device.full_name, version(), _shard(name, data))
+    blob = OpenvinoBlob(device.full_name, version(), _shard(name, data), device.driver)
     return OpenvinoFiles(replace(files.model, blobs=(blob,)), {**files.files, name: data})
 
 

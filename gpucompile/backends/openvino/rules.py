@@ -5,13 +5,18 @@ exact within 32 bits, and what it cannot help is refused here. Constants beyond 
 `runtime.openvino` refuses such inputs.
 
 The NPU takes less: its compiler wants static shapes, which a Graph always has, at most `NPU_RANK` axes, and the element
-types of `NPU_TYPES`. Where its driver refuses more, compiling there says so.
+types of `NPU_TYPES`. Its plugin's check of tensors (`check_network_precision` in OpenVINO's intel_npu) also lets 16-bit
+and 64-bit unsigned integers and float64 through; whether its compiler computes uint64 could not be tried, so it is left
+out. Tensors of six axes get a layout that it refuses (OpenVINO's issue 30532). Ops may lower to operations with more
+axes than they have themselves, so that the lowered model is checked too. Where the driver refuses more, compiling there
+says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,8 +27,14 @@ from gpucompile.ops.elementwise import Div, Pow
 from gpucompile.ops.movement import Pad
 from gpucompile.ops.pool import MaxPool2d
 
+if TYPE_CHECKING:
+    import openvino
+
 NPU_RANK = 5
 NPU_TYPES = frozenset(map(DataType.parse, ("f32", "f16", "i64", "i32", "u32", "i8", "u8", "i4", "u4")))
+
+#: The element types that a lowered model may have within: truths are not uint8 there.
+_NPU_ELEMENTS = frozenset(d.short for d in NPU_TYPES) | {"boolean"}
 
 #: Ops on integers that OpenVINO computes in float32, and that no pass replaces: the data types that this breaks.
 INEXACT: dict[type[Op], frozenset[DataType]] = {
@@ -82,3 +93,23 @@ def rejections(graph: Graph, device: str = "cpu") -> Iterator[Rejection]:
         reason = reject(node, device)
         if reason is not None:
             yield Rejection(node.op.name, node.outputs[0].name, reason)
+
+
+def model_rejections(model: openvino.Model, device: str = "cpu") -> Iterator[Rejection]:
+    """Every operation of a lowered model that the device does not take, inputs and outputs included. The NPU's rules;
+    the CPU takes whatever OpenVINO has."""
+    if device != "npu":
+        return
+    for op in model.get_ordered_ops():
+        for out in op.outputs():
+            shape, element = out.get_partial_shape(), out.get_element_type().get_type_name()
+            reason = None
+            if shape.is_dynamic:
+                reason = f"its shape {shape} is not static"
+            elif len(shape) > NPU_RANK:
+                reason = f"{element}{list(out.get_shape())} has {len(shape)} axes, the NPU takes at most {NPU_RANK}"
+            elif element not in _NPU_ELEMENTS:
+                reason = f"the NPU has no {element}"
+            if reason is not None:
+                yield Rejection(f"OpenVINO's {op.get_type_name()}", str(op.get_friendly_name()), reason)
+                break
