@@ -155,7 +155,7 @@ def test_where_it_is_not_possible(device: Device) -> None:
     with pytest.raises(UnsupportedError, match="several sizes"):
         gpucompile.load(several, device, stream=True)
     with pytest.raises(UnsupportedError, match="for the GPU"):
-        gpucompile.load(gpucompile.compile(MODEL, devices=("cpu",)), "cpu", stream=True)
+        gpucompile.load(gpucompile.compile(MODEL), "auto", stream=True)
 
 
 def test_the_scratch_of_a_loading_plan_may_grow(device: Device, file: Path) -> None:
