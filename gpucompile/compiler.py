@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+import numpy as np
 
 from gpucompile.cache import KeyValueCache, import_with_cache, require_states, updated_outputs
 from gpucompile.errors import InputError, UnsupportedError
@@ -50,6 +52,7 @@ def compile(
     *,
     devices: Sequence[str] = ("gpu",),
     cache: KeyValueCache | int | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle: ...
 
 
@@ -66,6 +69,7 @@ def compile(
     fallback: str,
     devices: Sequence[str] = ("gpu",),
     cache: KeyValueCache | int | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle | PartitionedBundle: ...
 
 
@@ -83,6 +87,7 @@ def compile(
     devices: Sequence[str] = ("gpu",),
     partition: Assignment | bool,
     cache: KeyValueCache | int | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle | PartitionedBundle: ...
 
 
@@ -99,6 +104,7 @@ def compile(
     devices: Sequence[str] = ("gpu",),
     partition: Assignment | bool = False,
     cache: KeyValueCache | int | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle | PartitionedBundle:
     """Compile a model to a bundle: of shaders, and of models for OpenVINO's devices.
 
@@ -117,6 +123,8 @@ def compile(
               GpucompileWarning that names them. The result is then a PartitionedBundle, whose `fallback` lists them
     devices   what the bundle is for: gpu (WebGPU), npu and cpu (through OpenVINO; their pipelines are openvino-npu and
               openvino-cpu unless `pipeline` is given and they are the only ones)
+    constants values for inputs of the model, by name: arrays of the input's data type and shape. They are compiled in:
+              shapes, axes and trip counts that hang on them are known, and the result has these inputs no more
     partition False puts the whole model into the bundle for each of `devices`. True cuts it: every node is for the
               first of `devices` that takes it, as in ("npu", "gpu", "cpu"). A dict of devices by name of an op or of
               a value, or a function of the node (gpucompile.ir.graph.Node) that gives a device or None, says so
@@ -126,17 +134,12 @@ def compile(
 
     Raises ModelError, UnsupportedError or InputError for models and dims that cannot be compiled; nothing is written.
     """
+    sizes = check_options(target, dims, fallback)
     target = target or Target.portable()
-    if not isinstance(target, Target):
-        raise InputError(f"target must be a gpucompile.Target, such as Target.portable(), not {target!r}")
-    if dims is not None and not isinstance(dims, Mapping):
-        raise InputError(f"dims must map names to sizes, as in {{'batch': 1}}, not {dims!r}")
-    if fallback not in FALLBACKS:
-        raise InputError(f"fallback is {fallback!r}, it must be one of {', '.join(FALLBACKS)}")
     if isinstance(devices, str) or not devices or not set(devices) <= {"gpu", "npu", "cpu"}:
         raise InputError(f"devices must be some of gpu, npu and cpu, as in ('gpu', 'cpu'), not {devices!r}")
     check(precision, target)
-    sizes = Sizes.of(dims or {})
+    constants = check_constants(model, constants)
     if isinstance(model, Graph) and sizes.lists:
         raise InputError(f"dims: a Graph has no free dimensions, so {', '.join(sizes.lists)} cannot have several sizes")
     divided = partition is True or not isinstance(partition, bool)
@@ -147,11 +150,11 @@ def compile(
     if isinstance(cache, int):
         cache = KeyValueCache(cache)
     if cache is not None:
-        _check_cache(model, sizes, devices, fallback, divided)
+        _check_cache(model, sizes, devices, fallback, divided, constants)
     if set(devices) != {"gpu"} and not divided and (sizes.lists or fallback != "error"):
         what = f"dims: {', '.join(sizes.lists)} can have several sizes" if sizes.lists else "nodes are left to the CPU"
         raise InputError(f"{what} on the GPU only; the devices are {', '.join(devices)}")
-    options = Options(target, pipeline, plan, progress, precision, tuple(dict.fromkeys(devices)), cache)
+    options = Options(target, pipeline, plan, progress, precision, tuple(dict.fromkeys(devices)), constants, cache)
     if divided:
         from gpucompile.division import compile_divided
 
@@ -165,7 +168,21 @@ def compile(
     try:
         return _compile(model, sizes, options)
     except UnsupportedError as e:
-        raise UnsupportedError(f"{e}\n(nodes are left to the CPU for one size at a time, dims have several)") from e
+        raise UnsupportedError(
+            f"{e}\nfallback={fallback!r} leaves nodes to the CPU for one size at a time, {', '.join(sizes.lists)} has "
+            "several: compile_dynamic and InferenceSession take sizes as they come, with fallback"
+        ) from e
+
+
+def check_options(target: Any, dims: Any, fallback: Any) -> Sizes:
+    """What `dims` says. Raises InputError for options that are none."""
+    if target is not None and not isinstance(target, Target):
+        raise InputError(f"target must be a gpucompile.Target, such as Target.portable(), not {target!r}")
+    if dims is not None and not isinstance(dims, Mapping):
+        raise InputError(f"dims must map names to sizes, as in {{'batch': 1}}, not {dims!r}")
+    if fallback not in FALLBACKS:
+        raise InputError(f"fallback is {fallback!r}, it must be one of {', '.join(FALLBACKS)}")
+    return Sizes.of(dims or {})
 
 
 @dataclass(frozen=True)
@@ -178,10 +195,13 @@ class Options:
     progress: Progress | None = None
     precision: str = "f32"
     devices: tuple[str, ...] = ("gpu",)
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
     cache: KeyValueCache | None = None
 
 
-def _check_cache(model: Source | Graph, sizes: Sizes, devices: Sequence[str], fallback: str, divided: bool) -> None:
+def _check_cache(
+    model: Source | Graph, sizes: Sizes, devices: Sequence[str], fallback: str, divided: bool, constants: object
+) -> None:
     """Raise InputError for what does not go with a cache."""
     if isinstance(model, Graph):
         raise InputError("cache: an ONNX model is wanted; a Graph has its update_slice already")
@@ -189,6 +209,8 @@ def _check_cache(model: Source | Graph, sizes: Sizes, devices: Sequence[str], fa
         raise InputError(
             f"cache: one size at a time, {', '.join(sizes.lists)} has several (InferenceSession shares weights)"
         )
+    if constants:
+        raise InputError("cache: values of inputs (constants) cannot be compiled in as well")
     if set(devices) != {"gpu"} or fallback != "error" or divided:
         raise InputError("cache: caches are updated in place on the GPU only, by models without parts on the CPU")
 
@@ -196,8 +218,19 @@ def _check_cache(model: Source | Graph, sizes: Sizes, devices: Sequence[str], fa
 def graph_of(model: Source, dims: Mapping[str, int], options: Options) -> Graph:
     """A model's graph for these sizes of its free dimensions, with caches in place where that is asked for."""
     if options.cache is None:
-        return import_model(model, dims)
+        return import_model(model, dims, options.constants)
     return import_with_cache(model, dims, options.cache, Context(options.target))
+
+
+def check_constants(model: Source | Graph, constants: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """Values of inputs by name; what the model has against them the importer finds."""
+    if constants is None:
+        return {}
+    if not isinstance(constants, Mapping):
+        raise InputError(f"constants must map names of inputs to arrays, not {type(constants).__name__}")
+    if constants and isinstance(model, Graph):
+        raise InputError("constants are for ONNX models; a Graph has its own")
+    return dict(constants)
 
 
 def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
@@ -213,7 +246,10 @@ def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
         openvino = _for_openvino(graph, options, clock)
         if "gpu" in options.devices:
             name = "-".join(("base", *map(str, bound.values())))
-            parts.append(compile_graph(graph, options, clock, store, name))
+            try:
+                parts.append(compile_graph(graph, options, clock, store, name))
+            except UnsupportedError as e:
+                raise refused(model, sizes.fixed | bound, options, e) from e
     if not parts:
         nodes = sum(graph.statistics().values())
         report = Report(nodes, nodes, phases=clock.seconds, kept_float32=kept)
@@ -225,7 +261,7 @@ def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
     axes: Sequence[FreeAxis] = ()
     if sizes.lists and not isinstance(model, Graph):
         buckets = sizes.buckets([p.planned.plan for p in parts])
-        axes = find_free_axes(model, sizes, [p.planned.plan for p in parts])
+        axes = find_free_axes(model, sizes, [p.planned.plan for p in parts], options.constants)
         clock.lap("axes")
     report = replace(
         largest.report, kept_float32=kept, weight_bytes=sum(b.size for b in store.buffers), phases=clock.seconds
@@ -242,6 +278,18 @@ def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
         free_axes=axes,
         openvino=openvino,
     )
+
+
+def refused(model: Source | Graph, dims: Mapping[str, int], options: Options, e: Exception) -> Exception:
+    """The error that names the ONNX nodes without a kernel, all of them; `e`, which has stopped the compilation, where
+    none is found."""
+    if isinstance(model, Graph):
+        return e
+    from gpucompile.frontends.onnx.importer import find_refusals
+    from gpucompile.plan.backends import EachListed, Listed
+
+    tries = (Listed(options.target), EachListed(options.target, options.pipeline))
+    return next(filter(None, (find_refusals(model, b, dims, options.constants) for b in tries)), e)
 
 
 def _for_openvino(graph: Graph, options: Options, clock: Clock) -> dict[str, OpenvinoFiles]:
@@ -290,11 +338,15 @@ def compile_graph(graph: Graph, options: Options, clock: Clock, store: WeightSto
     return Compiled(planned, report, print_graph(graph, literals="ref"))
 
 
-def import_model(model: str | Path | bytes | onnx.ModelProto, dims: Mapping[str, int] | None) -> Graph:
+def import_model(
+    model: str | Path | bytes | onnx.ModelProto,
+    dims: Mapping[str, int] | None,
+    constants: Mapping[str, np.ndarray] | None = None,
+) -> Graph:
     """The importer's function of this name."""
     from gpucompile.frontends.onnx import importer  # 0.1 s, which a graph need not wait for
 
-    return importer.import_model(model, dims)
+    return importer.import_model(model, dims, constants=constants)
 
 
 class Clock:

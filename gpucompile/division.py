@@ -52,9 +52,9 @@ def compile_divided(
     if isinstance(model, Graph):
         found = model.clone()
     elif hosts:
-        found = import_partitioned(model, _Backends(options.target, divider), dims)
+        found = import_partitioned(model, _Backends(options.target, divider), dims, options.constants)
     else:
-        found = import_model(model, dims)
+        found = import_model(model, dims, options.constants)
     clock.lap("import")
     partition = found if isinstance(found, Partition) else whole(found)
     divider.check_names(part.graph for part in partition.parts if isinstance(part, DevicePart))

@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucompile.compiler import Clock, Options, compile_graph, import_model
-from gpucompile.errors import ClosedError, InputError
+from gpucompile.compiler import Clock, Options, check_constants, check_options, compile_graph, import_model, refused
+from gpucompile.errors import ClosedError, InputError, UnsupportedError
 from gpucompile.plan.bundle import Bundle
 from gpucompile.plan.planner import weight_store
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.executable import Array, Executable
+from gpucompile.runtime.loading import make_executable
 from gpucompile.runtime.player import SharedWeights
+from gpucompile.sizes import Sizes
 from gpucompile.target import Target
 
 if TYPE_CHECKING:
@@ -54,16 +56,20 @@ class DynamicExecutable:
         pipeline: str,
         plan: str,
         max_shapes: int,
+        fallback: str = "error",
+        constants: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         from gpucompile.frontends.onnx.importer import input_shapes
 
         self.device = device
         self.max_shapes = max_shapes
-        self._model, self._target, self._fixed = model, target, dict(dims)
-        self._pipeline, self._plan = pipeline, plan
+        self._model, self._fixed = model, Sizes.of(dims).fixed
+        self._constants = check_constants(model, constants)
+        self._options = Options(target, pipeline, plan, constants=self._constants)
+        self._fallback = fallback
         self.inputs = {
             name: tuple(self._fixed.get(s, s) if isinstance(s, str) else s for s in shape)
-            for name, shape in input_shapes(model).items()
+            for name, shape in input_shapes(model, self._constants).items()
         }
         self._store = weight_store(target)
         self._weights: SharedWeights = {}
@@ -157,11 +163,7 @@ class DynamicExecutable:
             return entry
 
     def _make(self, key: tuple[tuple[str, int], ...], sizes: dict[str, int]) -> _Entry:
-        graph = import_model(self._model, self._fixed | sizes)
-        compiled = compile_graph(graph, Options(self._target, self._pipeline, self._plan), Clock(), self._store)
-        planned = compiled.planned
-        bundle = Bundle([planned.plan], planned.shaders, planned.shards)
-        entry = _Entry(Executable(bundle, self.device, weights=self._weights), users=1)
+        entry = _Entry(self._compile(Sizes(self._fixed | sizes, {})), users=1)
         with self._lock:
             if self._closed:  # from another thread, while this one compiled
                 entry.executable.close()
@@ -172,6 +174,27 @@ class DynamicExecutable:
             self._free_weights()  # only here, where no other executable is being made of them
         return entry
 
+    def _compile(self, sizes: Sizes) -> Executable:
+        """The model for these sizes, on the device. Weights are shared but for models in parts."""
+        try:
+            graph = import_model(self._model, sizes.fixed, self._constants)
+            try:
+                planned = compile_graph(graph, self._options, Clock(), self._store).planned
+            except UnsupportedError as e:
+                raise refused(self._model, sizes.fixed, self._options, e) from e
+        except UnsupportedError:
+            if self._fallback == "error":
+                raise
+            return self._in_parts(sizes)
+        bundle = Bundle([planned.plan], planned.shaders, planned.shards)
+        return Executable(bundle, self.device, weights=self._weights)
+
+    def _in_parts(self, sizes: Sizes) -> Executable:
+        from gpucompile.fallback import compile_with_hosts
+
+        bundle = compile_with_hosts(self._model, sizes, self._options, self._fallback == "warn")
+        return make_executable(bundle, self.device)
+
     def _trim(self) -> None:
         """Close what was used least recently, as long as there is too much; never what is running."""
         idle = [key for key, entry in self._cache.items() if not entry.users]
@@ -180,7 +203,8 @@ class DynamicExecutable:
 
     def _free_weights(self) -> None:
         """Free weight buffers that no cached plan binds."""
-        used = {b.shards for e in self._cache.values() for b in e.executable.plan.buffers if b.kind == "weight"}
+        shared = [e.executable for e in self._cache.values() if type(e.executable) is Executable]
+        used = {b.shards for executable in shared for b in executable.plan.buffers if b.kind == "weight"}
         for shards in [s for s in self._weights if s not in used]:
             self._weights.pop(shards).destroy()
 
@@ -198,8 +222,9 @@ class DynamicExecutable:
             total = dict.fromkeys(("input", "output", "state", "weight", "scratch", "staging"), 0)
             for entry in self._cache.values():
                 for kind, size in entry.executable.memory().items():
-                    total[kind] += size
-            return total | {"weight": sum(b.size for b in self._weights.values())}
+                    if kind != "weight" or type(entry.executable) is not Executable:
+                        total[kind] = total.get(kind, 0) + size
+            return total | {"weight": total["weight"] + sum(b.size for b in self._weights.values())}
 
     @property
     def closed(self) -> bool:
@@ -238,6 +263,8 @@ def compile_dynamic(
     pipeline: str = "default",
     plan: str = "balanced",
     max_shapes: int = 8,
+    fallback: str = "error",
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> DynamicExecutable:
     """Put an ONNX model on a device, to be compiled for the sizes of the inputs it is run with, on first use.
 
@@ -246,10 +273,17 @@ def compile_dynamic(
     dims        sizes for some of the free dimensions, by name; the others stay free
     max_shapes  how many combinations of sizes stay compiled; the least recently used goes first
 
-    `pipeline` and `plan` are those of `compile`. Raises ModelError for files that cannot be read, InputError for
-    arguments that are wrong; what the model lacks otherwise turns up when it is run."""
-    if max_shapes < 1:
-        raise InputError(f"max_shapes must be at least 1, not {max_shapes}")
+    `pipeline`, `plan`, `fallback` and `constants` are those of `compile`. Raises ModelError for files that cannot be
+    read, InputError for arguments that are wrong; what the model lacks otherwise turns up when it is run."""
+    if isinstance(max_shapes, bool) or not isinstance(max_shapes, int) or max_shapes < 1:
+        raise InputError(f"max_shapes must be an integer of at least 1, not {max_shapes!r}")
+    if device is not None and not isinstance(device, Device):
+        raise InputError(f"device must be a gpucompile.Device (see Device.open), not {device!r}")
+    sizes = check_options(target, dims, fallback)
+    if sizes.lists:
+        raise InputError(
+            f"dims: {', '.join(sizes.lists)} cannot have several sizes here: any size is taken as it comes"
+        )
     device = device or default_device()
     target = target or Target.of(device.adapter)
-    return DynamicExecutable(model, device, target, dims or {}, pipeline, plan, max_shapes)
+    return DynamicExecutable(model, device, target, sizes.fixed, pipeline, plan, max_shapes, fallback, constants)

@@ -69,3 +69,8 @@ class ClosedError(GpucompileError, RuntimeError):
 
 class PrecisionWarning(UserWarning):
     """A lower precision was asked for that the target does not compute in."""
+
+
+def counted(count: int, what: str) -> str:
+    """`1 node`, `2 nodes`: for messages."""
+    return f"{count} {what}{'s' * (count != 1)}"

@@ -8,38 +8,51 @@ find out what that is.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
 from gpucompile.compiler import Clock, Options, Source, compile_graph, source_hash
-from gpucompile.errors import GpucompileWarning, UnsupportedError
+from gpucompile.errors import GpucompileError, GpucompileWarning, UnsupportedError
 from gpucompile.frontends.onnx.importer import import_partitioned
 from gpucompile.frontends.onnx.partition import Partition
 from gpucompile.ir.graph import Graph
-from gpucompile.plan.backends import DeviceAndHosts, EachTried
+from gpucompile.plan.backends import DeviceAndHosts, EachListed, EachTried, Listed
 from gpucompile.plan.bundle import Bundle
-from gpucompile.plan.partitioned import DeviceModel, PartitionedBundle, assemble
+from gpucompile.plan.partitioned import DeviceModel, PartitionedBundle, assemble, outline
 from gpucompile.plan.planner import weight_store
 from gpucompile.precision import convert
+from gpucompile.runtime.format import PartitionManifest
+from gpucompile.runtime.parts import on_the_cpu
 from gpucompile.sizes import Sizes
 
 
 def compile_with_hosts(model: Source, sizes: Sizes, options: Options, warn: bool) -> Bundle | PartitionedBundle:
     """`gpucompile.compile` with nodes that may run on the CPU; a Bundle where none does."""
     clock = Clock()
-    found = import_partitioned(model, DeviceAndHosts(options.target), sizes.fixed)
+    found = import_partitioned(model, DeviceAndHosts(options.target), sizes.fixed, options.constants)
     clock.lap("import")
     try:
         bundle = _compile(found, model, sizes, options, clock)
     except UnsupportedError:
-        found = import_partitioned(model, EachTried(options.target, options.pipeline), sizes.fixed)
+        found = import_partitioned(model, EachTried(options.target, options.pipeline), sizes.fixed, options.constants)
         clock.lap("import")
         bundle = _compile(found, model, sizes, options, clock)
     if warn and isinstance(bundle, PartitionedBundle):
-        nodes = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in bundle.fallback)
-        warnings.warn(f"{len(bundle.fallback)} nodes run on the CPU: {nodes}", GpucompileWarning, stacklevel=3)
+        warnings.warn(on_the_cpu(bundle.fallback), GpucompileWarning, stacklevel=3)
     return bundle
+
+
+def explain_refused(model: Source, sizes: Sizes, options: Options) -> PartitionManifest | None:
+    """The cut of a model that not even hosts run, for `explain`: what nobody takes is a part of its own. None where it
+    cannot be imported or every node has a taker."""
+    for backends in (Listed(options.target), EachListed(options.target, options.pipeline)):
+        with contextlib.suppress(GpucompileError):
+            found = import_partitioned(model, backends, sizes.fixed, options.constants)
+            if isinstance(found, Partition):
+                return outline(found)
+    return None
 
 
 def _compile(

@@ -36,6 +36,7 @@ from gpucompile.plan.backends import DeviceAndHosts
 from gpucompile.runtime.device import Device, default_device
 from gpucompile.runtime.format import HostNode
 from gpucompile.runtime.loading import load
+from gpucompile.runtime.parts import on_the_cpu
 from gpucompile.target import Target
 
 #: numpy's types for what tensors may be.
@@ -62,6 +63,11 @@ class PreparedModel(BackendRep):
     """A model ready to run; see `prepare`."""
 
     runner: type[Any] = GraphRunner
+
+    @property
+    def compiled_in(self) -> frozenset[str]:
+        """The inputs whose values decide what is compiled, as far as runs have shown; others compile again."""
+        return frozenset(self._constant)
 
     def __init__(self, model: onnx.ModelProto, device: Device | None = None, fallback: str = "error") -> None:
         if fallback not in FALLBACKS:
@@ -143,8 +149,7 @@ class PreparedModel(BackendRep):
             HostNode(n.title, n.kind, n.reason) for part in parts if isinstance(part, HostPart) for n in part.nodes
         ]
         if self._fallback == "warn" and self.fallback:
-            nodes = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in self.fallback)
-            warnings.warn(f"{len(self.fallback)} nodes run on the CPU: {nodes}", GpucompileWarning, stacklevel=4)
+            warnings.warn(on_the_cpu(self.fallback), GpucompileWarning, stacklevel=4)
         return imported
 
 

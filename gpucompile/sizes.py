@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,11 +48,10 @@ class Sizes:
                 or not isinstance(given, (Sequence, np.ndarray))
                 or isinstance(given, (str, bytes))
             ):
-                fixed[name] = given  # type: ignore[assignment]  # the importer checks it
+                fixed[name] = _size(name, given)
                 continue
             for size in given:
-                if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-                    raise InputError(f"dims: {name} has {size!r}, sizes must be positive integers")
+                _size(name, size)
             if not len(given):
                 raise InputError(f"dims: {name} has an empty list of sizes")
             lists[name] = tuple(sorted({int(size) for size in given}))
@@ -72,8 +71,18 @@ class Sizes:
         return [Bucket(dims, (plan.name,)) for dims, plan in zip(self.combinations(), plans, strict=True)]
 
 
+def _size(name: str, given: Any) -> int:
+    """One size. Raises InputError where it is none."""
+    if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, np.integer)) or given < 0:
+        raise InputError(f"dims: {name} is {given!r}, it must be an integer that is not negative")
+    return int(given)
+
+
 def find_free_axes(
-    model: str | Path | bytes | onnx.ModelProto, sizes: Sizes, plans: Sequence[Plan]
+    model: str | Path | bytes | onnx.ModelProto,
+    sizes: Sizes,
+    plans: Sequence[Plan],
+    constants: Mapping[str, np.ndarray],
 ) -> tuple[FreeAxis, ...]:
     """The axes of inputs and outputs whose sizes depend on the dimensions with several sizes. `plans` are those of all
     combinations, in order."""
@@ -81,17 +90,20 @@ def find_free_axes(
 
     axes = [
         FreeAxis(name, axis, size)
-        for name, shape in input_shapes(model).items()
+        for name, shape in input_shapes(model, constants).items()
         for axis, size in enumerate(shape)
         if isinstance(size, str) and size in sizes.lists
     ]
+    for name in sizes.lists:
+        if not any(axis.dim == name for axis in axes):
+            raise InputError(f"dims: {name} cannot have several sizes: it is no axis of an input without a value")
     seen = [
         (dims, {p.name: p.shape for p in plan.outputs}) for dims, plan in zip(sizes.combinations(), plans, strict=True)
     ]
     low = {name: values[0] for name, values in sizes.lists.items()}
     others = [low | {name: low[name] + 1} for name in low] + [{n: max(v[-1] - 1, 1) for n, v in sizes.lists.items()}]
     for dims in others:
-        shapes = _output_shapes(model, sizes.fixed | dims)
+        shapes = _output_shapes(model, sizes.fixed | dims, constants)
         if shapes is not None:
             seen.append((dims, shapes))
     for name, shape in seen[0][1].items():
@@ -105,12 +117,14 @@ def find_free_axes(
     return tuple(axes)
 
 
-def _output_shapes(model: str | Path | bytes | onnx.ModelProto, dims: Dims) -> dict[str, tuple[int, ...]] | None:
+def _output_shapes(
+    model: str | Path | bytes | onnx.ModelProto, dims: Dims, constants: Mapping[str, np.ndarray]
+) -> dict[str, tuple[int, ...]] | None:
     """The shapes that the importer infers; None for sizes that the model does not take."""
     from gpucompile.frontends.onnx.importer import import_model
 
     try:
-        graph = import_model(model, dims)
-    except (ModelError, UnsupportedError):
+        graph = import_model(model, dims, constants=constants)
+    except (ModelError, UnsupportedError, InputError):
         return None
     return {n: v.type.shape for n, v in zip(graph.output_names, graph.outputs, strict=True)}

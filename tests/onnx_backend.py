@@ -18,7 +18,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,13 @@ class Outcome:
     kind: str  # native, fallback, excused, refused or wrong
     why: str = ""
     seconds: float = 0.0
+    compiled_in: bool = False  # whether values of inputs decided what was compiled
 
 
 #: The names of the cases that are refused, one a line. It must only shrink.
 REFUSED = Path(__file__).parent / "e2e" / "onnx_refused.txt"
+#: The totals of a run of all cases, as `docs/onnx.md` has them.
+TOTALS = Path(__file__).parent / "e2e" / "onnx_totals.txt"
 
 
 @functools.cache
@@ -131,7 +134,8 @@ def run(case: TestCase, interpreted: bool, device: Any = None, fallback: bool = 
         why = f"{type(e).__name__}: {e} ({Path(last.filename).name}:{last.lineno})"
         return Outcome(case.name, "wrong", why, time.perf_counter() - start)
     why = "; ".join(f"{n.op}: {n.reason}" for n in rep.fallback)
-    return Outcome(case.name, "fallback" if why else "native", why, time.perf_counter() - start)
+    kind = "fallback" if why else "native"
+    return Outcome(case.name, kind, why, time.perf_counter() - start, bool(rep.compiled_in))
 
 
 def _array(x: Any) -> Any:
@@ -180,6 +184,14 @@ def reason(why: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"%\S+|\[[\d, -]*\]|'[^']*'|(?<=\w)\(?\d+x.*", "", why))[:150]
 
 
+def totals(outcomes: Sequence[Outcome]) -> str:
+    """How many cases there are of each kind."""
+    counts = Counter(o.kind for o in outcomes)
+    known = sum(o.kind == "native" and o.compiled_in for o in outcomes)
+    rest = ", ".join(f"{counts[kind]} {kind}" for kind in ("fallback", "excused", "refused", "wrong"))
+    return f"{len(outcomes)} cases: {counts['native']} native ({known} of them with input values compiled in), {rest}"
+
+
 def main(argv: Iterable[str] | None = None) -> int:
     """Print totals, and refusals by reason; 1 if anything is wrong."""
     parser = argparse.ArgumentParser(description="ONNX's backend tests on gpucompile")
@@ -208,13 +220,10 @@ def main(argv: Iterable[str] | None = None) -> int:
             print(f"{o.kind}: {o.name}: {o.why[:600]}")
     if args.update and not args.k and not args.fallback:
         REFUSED.write_text("".join(f"{o.name}\n" for o in outcomes if o.kind == "refused"))
+        TOTALS.write_text(totals(outcomes) + "\n")
     slow = sorted(outcomes, key=lambda o: -o.seconds)[:5]
     print("slowest: " + ", ".join(f"{o.name} {o.seconds:.1f} s" for o in slow))
-    print(
-        f"{len(outcomes)} cases in {sum(o.seconds for o in outcomes):.0f} s: {counts['native']} native, "
-        f"{counts['fallback']} fallback, {counts['excused']} excused, {counts['refused']} refused, "
-        f"{counts['wrong']} wrong"
-    )
+    print(f"{totals(outcomes)}; {sum(o.seconds for o in outcomes):.0f} s")
     return 1 if counts["wrong"] else 0
 
 

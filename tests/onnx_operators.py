@@ -16,28 +16,11 @@ import onnx
 from docs.generate import classes_of
 from gpucompile.frontends.onnx.call import MICROSOFT, entries
 from gpucompile.frontends.onnx.importer import OLDEST_OPSET
+from gpucompile.frontends.onnx.refused import REFUSED
 from gpucompile.ir.op import Op
+from tests.onnx_backend import TOTALS
 
 PATH = Path(__file__).parents[1] / "docs" / "onnx.md"
-
-#: Why an op of ONNX's own domain has no lowering. An op that is in neither place fails the test.
-REFUSED = {
-    "Bernoulli": "random numbers: results would not be reproducible",
-    "BitCast": "reinterpreting bits has no op in the graph yet",
-    "ImageDecoder": "decoding images is left to the host",
-    "MaxRoiPool": "not written yet",
-    "Multinomial": "random numbers: results would not be reproducible",
-    "NonMaxSuppression": "the result's size depends on the data",
-    "RandomNormal": "random numbers: results would not be reproducible",
-    "RandomNormalLike": "random numbers: results would not be reproducible",
-    "RandomUniform": "random numbers: results would not be reproducible",
-    "RandomUniformLike": "random numbers: results would not be reproducible",
-    "RegexFullMatch": "strings",
-    "StringConcat": "strings",
-    "StringNormalizer": "strings",
-    "StringSplit": "strings",
-    "TfIdfVectorizer": "strings and sparse counting are left to the host",
-}
 
 #: What an import function of ONNX's own domain refuses; the rest of the op is lowered.
 LIMITS = {
@@ -82,6 +65,12 @@ def document() -> str:
         "Everywhere: shapes, axes, sizes and trip counts must be constant, or follow from constants and shapes.",
         "Tensors are float32, float16, (u)int8, (u)int32, (u)int64, bool or (u)int4; not double, (u)int16,",
         "float8 or strings, maps or sparse tensors. Weights may be bfloat16: they become float32.",
+        "",
+    ]
+    lines += [
+        "The backend tests of the onnx package, without fallback (`python -m tests.onnx_backend`; input values are",
+        "compiled in where shapes, axes or trip counts depend on them, which `constants=` does for models):",
+        TOTALS.read_text().strip() + ".",
         "",
     ]
     lines += _table("ai.onnx", sorted({s.name for s in onnx.defs.get_all_schemas() if s.domain == ""} | _names("")))
@@ -130,7 +119,7 @@ def _versions(domain: str, name: str) -> str:
         for i, v in enumerate(since)
         if v >= OLDEST_OPSET or (since[i + 1 : i + 2] != [] and since[i + 1] > OLDEST_OPSET)
     ]
-    kept = kept or since[-1:]
+    kept = kept or since[-1:] or [OLDEST_OPSET]  # ONNX Runtime's in ONNX's domain have no versions
     return ", ".join(str(max(v, OLDEST_OPSET)) for v in kept)
 
 

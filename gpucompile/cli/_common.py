@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ def add_compile_options(parser: argparse.ArgumentParser, target: str = "portable
         default=[],
         help="size of a free dimension of the model; NAME=N,N,... or NAME=N..N (doubling) makes a plan for each size",
     )
+    add_constant_option(group)
     group.add_argument(
         "-p",
         "--pipeline",
@@ -58,6 +59,44 @@ def add_compile_options(parser: argparse.ArgumentParser, target: str = "portable
         default="balanced",
         help="weigh scratch memory against running parallel branches at once (default: %(default)s)",
     )
+
+
+def add_constant_option(group: Any) -> None:
+    """--const NAME=FILE.npy."""
+    group.add_argument(
+        "--const",
+        metavar="NAME=FILE.npy",
+        action="append",
+        type=name_and_file,
+        default=[],
+        help="value of an input of the model, compiled in: what hangs on it is known when the model is compiled",
+    )
+
+
+def name_and_file(text: str) -> tuple[str, str]:
+    """An argparse type: NAME=FILE.npy."""
+    name, _, file = text.partition("=")
+    if not name or not file:
+        raise argparse.ArgumentTypeError(f"expected NAME=FILE.npy, found {text!r}")
+    return name, file
+
+
+def read_array(name: str, file: str) -> np.ndarray:
+    """The array in a .npy file. Raises InputError naming the input it is for."""
+    import numpy as np
+
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise InputError(f"input {name}: cannot read {file}: {e}") from e
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"input {name}: {file} is an archive of arrays, a single one (.npy) is wanted")
+    return array
+
+
+def read_constants(options: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
+    """The --const options."""
+    return {name: read_array(name, file) for name, file in options}
 
 
 def add_dim_option(group: Any) -> None:
@@ -89,16 +128,16 @@ def _dims(text: str) -> tuple[str, int | list[int]]:
     sizes = [int(v) for part in value.split(",") for v in part.split("..") if v.isdecimal()]
     if name and re.fullmatch(r"\d+", value):
         return name, sizes[0]
-    if name and 0 not in sizes:
+    if name:
         if re.fullmatch(r"\d+(,\d+)+", value):
             return name, sizes
-        if re.fullmatch(r"\d+\.\.\d+", value) and sizes[0] < sizes[1]:
+        if re.fullmatch(r"\d+\.\.\d+", value) and 0 < sizes[0] < sizes[1]:
             doubled = [sizes[0]]
             while 2 * doubled[-1] < sizes[1]:
                 doubled.append(2 * doubled[-1])
             return name, [*doubled, sizes[1]]
     raise argparse.ArgumentTypeError(
-        f"expected NAME=N, NAME=N,N,... or NAME=N..N with positive integers, found {text!r}"
+        f"expected NAME=N, NAME=N,N,... or NAME=N..N (doubling, from 1 on), found {text!r}"
     )
 
 
@@ -110,7 +149,9 @@ def single_sizes(dims: list[tuple[str, int | list[int]]]) -> dict[str, int]:
     return {name: size for name, size in dims if isinstance(size, int)}
 
 
-def read_model(path: str, dims: dict[str, int], random_weights: bool = False) -> Graph:
+def read_model(
+    path: str, dims: dict[str, int], random_weights: bool = False, constants: Mapping[str, np.ndarray] | None = None
+) -> Graph:
     """The graph of an ONNX or .gir file, or of a bundle. The text in a bundle mentions large constants by their hash
     only; `random_weights` puts random data in their place."""
     if is_bundle(path) or path.endswith(".gir"):
@@ -133,7 +174,7 @@ def read_model(path: str, dims: dict[str, int], random_weights: bool = False) ->
     require_file(path)
     from gpucompile.frontends.onnx.importer import import_model
 
-    graph: Graph = import_model(path, dims)
+    graph: Graph = import_model(path, dims, constants=constants)
     return graph
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gpucompile.cli._common import read_model, single_sizes, size, table
+from gpucompile.cli._common import read_constants, read_model, single_sizes, size, table
 from gpucompile.cli._openvino import KINDS
-from gpucompile.errors import InputError, UnsupportedError
+from gpucompile.errors import InputError, UnsupportedError, counted
+from gpucompile.runtime.parts import on_the_cpu
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gpucompile.cli._common import Progress
     from gpucompile.plan.bundle import Bundle
     from gpucompile.plan.partitioned import PartitionedBundle
@@ -79,21 +82,44 @@ def compile_model(
     options = (target, dims, args.pipeline, args.plan)
     gpu_only = set(devices) == {"gpu"} and not partition
     fallback = "allow" if args.fallback == "warn" else args.fallback
+    constants = read_constants(args.const)
     try:
         bundle = compile(
-            model, *options, progress, args.precision, fallback=fallback, devices=devices, partition=partition,
+            model,
+            *options,
+            progress,
+            args.precision,
+            fallback=fallback,
+            devices=devices,
+            constants=constants,
+            partition=partition,
             cache=getattr(args, "cache", None),
-        )  # fmt: skip
+        )
     except UnsupportedError:
-        if args.explain and args.fallback == "error" and isinstance(model, str) and gpu_only:
-            print(explained(manifest_of(compile(model, *options, precision=args.precision, fallback="allow"))))
+        if args.explain and isinstance(model, str) and gpu_only:
+            _explain_refused(model, options, constants)
         raise
     manifest = manifest_of(bundle)
     nodes = host_nodes(manifest)
     if nodes and args.fallback == "warn":
-        listed = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in nodes)
-        print(f"gpucompile: warning: {len(nodes)} nodes run on the CPU: {listed}", file=sys.stderr)
+        print(f"gpucompile: warning: {on_the_cpu(nodes)}", file=sys.stderr)
     return bundle
+
+
+def _explain_refused(
+    model: str, options: tuple[Target, dict[str, Any], str, str], constants: dict[str, np.ndarray]
+) -> None:
+    """Print the cut of a model that is refused, for the smallest sizes."""
+    from gpucompile.compiler import Options
+    from gpucompile.fallback import explain_refused
+    from gpucompile.sizes import Sizes
+
+    target, dims, pipeline, _ = options
+    sizes = Sizes.of(dims)
+    fixed = Sizes(sizes.fixed | sizes.combinations()[0], {})
+    manifest = explain_refused(model, fixed, Options(target, pipeline, constants=constants))
+    if manifest is not None:
+        print(explained(manifest))
 
 
 def host_nodes(manifest: PartitionManifest | None) -> list[HostNode]:
@@ -126,7 +152,7 @@ def parts_text(manifest: PartitionManifest) -> str:
     crossing = [e for e in edges(manifest) if not e.resident]
     known = sum(e.bytes or 0 for e in crossing)
     backends = " + ".join(part.backend for part in manifest.parts)
-    text = f"parts    {backends}, {len(host_nodes(manifest))} nodes on the CPU, {size(known)} between parts"
+    text = f"parts    {backends}, {counted(len(host_nodes(manifest)), 'node')} on the CPU, {size(known)} between parts"
     return text + (" and what depends on data" if any(e.bytes is None for e in crossing) else "")
 
 

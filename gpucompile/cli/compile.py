@@ -117,9 +117,13 @@ def _precision_text(args: argparse.Namespace, bundle: Bundle | PartitionedBundle
 
     lines = [f"  {n:5}  {what}" for what, n in (bundle.report.kept_float32 if bundle.report else {}).items()]
     lines.insert(0, "float32  ops that stay in float32:" if lines else "float32  no op stays in float32")
-    if isinstance(bundle, PartitionedBundle) or args.cache is not None:
-        what = "a cache" if args.cache is not None else "parts on the CPU"
-        lines.append(f"error    not known of models with {what}")
+    if args.cache is not None:
+        lines.append("error    not measured: the float32 model has no cache to compare with")
+        return "\n".join(lines)
+    if isinstance(bundle, PartitionedBundle):
+        lines.append(
+            "error    not measured: the interpreter that compares with float32 does not run the parts on the CPU"
+        )
         return "\n".join(lines)
     dims = bundle.dims | (bundle.buckets[0].dims if bundle.buckets else {})
     for name, e in error(read_model(args.model, dims), args.precision).items():

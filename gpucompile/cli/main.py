@@ -3,7 +3,8 @@
 Every module of this package with a NAME is a subcommand; it gives HELP, `add_arguments(parser)` and
 `run(args) -> exit code`. Heavy imports stay inside `run`, so that `--help` comes at once.
 
-Exit codes: 0 done; 2 wrong usage or an error of gpucompile, one line on stderr; 130 interrupted.
+Exit codes: 0 done; 2 wrong usage or an error of gpucompile, one line on stderr (and one for each thing that a model
+has and gpucompile lacks); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from gpucompile.errors import GpucompileError, PrecisionWarning
+from gpucompile.errors import GpucompileError, PrecisionWarning, UnsupportedError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except GpucompileError as e:
-        return _error(str(e))
+        return _error(str(e), isinstance(e, UnsupportedError))
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -83,8 +84,9 @@ def _warning(message: Warning | str, *where: object) -> None:
     print(f"gpucompile: warning: {message}", file=sys.stderr)
 
 
-def _error(text: str) -> int:
-    print(f"gpucompile: error: {' '.join(text.split())}", file=sys.stderr)
+def _error(text: str, listed: bool = False) -> int:
+    lines = [" ".join(line.split()) for line in (text.splitlines() if listed else [text])]
+    print("\n  ".join(["gpucompile: error: " + lines[0], *lines[1:]]), file=sys.stderr)
     return 2
 
 

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucompile.cli._common import (
+    add_constant_option,
     add_device_option,
     add_dim_option,
     choose_target,
     positive,
+    read_constants,
     read_model,
     register_ops,
     require_file,
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device_option(parser)
     add_dim_option(parser)
+    add_constant_option(parser)
     watch = parser.add_argument_group("watching")
     watch.add_argument("--print-after-change", action="store_true", help="print the graph after passes that changed it")
     watch.add_argument("--dump", metavar="DIR", type=Path, help="the same into numbered files")
@@ -99,7 +102,8 @@ def _read(args: argparse.Namespace) -> tuple[Graph, str, Target]:
         return graph, args.pipeline or pipeline, target
     if args.pipeline is None:
         raise PassError("no pipeline given: -p PIPELINE (see --list), -p '' for none")
-    return read_model(args.model, dict(args.dim), args.random_weights), args.pipeline, choose_target(args)
+    graph = read_model(args.model, dict(args.dim), args.random_weights, read_constants(args.const))
+    return graph, args.pipeline, choose_target(args)
 
 
 def _instruments(args: argparse.Namespace, statistics: Statistics | None, timing: Timing | None) -> list[Instrument]:

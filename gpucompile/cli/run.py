@@ -17,7 +17,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucompile.cli._common import add_compile_options, choose_target, is_bundle, positive, progress_bar, table
+from gpucompile.cli._common import (
+    add_compile_options,
+    choose_target,
+    is_bundle,
+    name_and_file,
+    positive,
+    progress_bar,
+    read_array,
+    table,
+)
 from gpucompile.cli._fallback import add_fallback_options, compile_model, explained, parts_text
 from gpucompile.cli._openvino import add_options, compiled_for, kinds_of, options_of
 from gpucompile.errors import InputError
@@ -38,7 +47,7 @@ HELP = "run a bundle or an ONNX model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a bundle (file or directory), an ONNX file, or a .gir file")
     parser.add_argument(
-        "--input", metavar="NAME=FILE.npy", action="append", type=_input, default=[], help="data of one input"
+        "--input", metavar="NAME=FILE.npy", action="append", type=name_and_file, default=[], help="data of one input"
     )
     parser.add_argument("--random", action="store_true", help="random data for the inputs that no --input gives")
     parser.add_argument("--seed", type=int, default=0, help="of --random (default: %(default)s)")
@@ -57,13 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fallback_options(parser)
 
 
-def _input(text: str) -> tuple[str, str]:
-    name, _, file = text.partition("=")
-    if not name or not file:
-        raise argparse.ArgumentTypeError(f"expected NAME=FILE.npy, found {text!r}")
-    return name, file
-
-
 def _pad(text: str) -> str | float:
     if text in ("error", "zeros"):
         return text
@@ -79,11 +81,11 @@ def run(args: argparse.Namespace) -> int:
     from gpucompile.runtime.partitioned import PartitionedExecutable
     from gpucompile.runtime.parts import open_bundle
 
-    files = {name: _load(name, file) for name, file in args.input}
+    files = {name: read_array(name, file) for name, file in args.input}
     bundled = is_bundle(args.model)
     chosen = (args.pipeline, args.target, args.precision, args.fallback, args.partition, args.assign)
-    if bundled and (args.dim or chosen != ("default", "native", "f32", "error", False, [])):
-        options = "--dim, --pipeline, --precision, --fallback, --partition, --assign and --target"
+    if bundled and (args.dim or args.const or chosen != ("default", "native", "f32", "error", False, [])):
+        options = "--dim, --const, --pipeline, --precision, --fallback, --partition, --assign and --target"
         raise InputError(f"{args.model} is compiled already: {options} only apply to models")
     kinds = kinds_of(args.device)
     chosen_here = args.device in ("auto", "first") or (bundled and not args.device and _for_openvino(args.model))
@@ -174,16 +176,14 @@ def _compile(args: argparse.Namespace, device: Device, progress: Progress | None
     return compile_model(args, target, progress)
 
 
-def _load(name: str, file: str) -> np.ndarray:
-    import numpy as np
-
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
-        raise InputError(f"input {name}: cannot read {file}: {e}") from e
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"input {name}: {file} is an archive of arrays, a single one (.npy) is wanted")
-    return array
+#: Data types that only hosts have -> what is drawn for them.
+_HOST_DTYPES = {
+    "float64": "float32",
+    "int16": "int8",
+    "uint16": "uint8",
+    "complex64": "float32",
+    "complex128": "float32",
+}
 
 
 def _feeds(exe: Executable, files: dict[str, np.ndarray], args: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -198,9 +198,11 @@ def _feeds(exe: Executable, files: dict[str, np.ndarray], args: argparse.Namespa
     feeds = dict(files)
     for port in exe.inputs:
         what = f"{port.name!r}, {port.dtype}{list(port.shape)}"
-        drawable = port.dtype in DTYPE_BITS and -1 not in port.shape
+        drawable = port.dtype in (*DTYPE_BITS, *_HOST_DTYPES) and -1 not in port.shape
         if drawable:  # drawn for all, so that a file shifts no other
-            array = random_array(rng, DataType(port.dtype), port.shape)
+            kind = _HOST_DTYPES.get(port.dtype, port.dtype)
+            array = random_array(rng, DataType(kind), port.shape)
+            array = array.astype(port.dtype) if kind != port.dtype else array
         if port.name not in feeds:
             if not args.random:
                 raise InputError(f"no data for input {what}: give --input {port.name}=FILE.npy, or --random")

@@ -10,6 +10,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import TensorProto
 
 from gpucompile.errors import UnsupportedError
+from gpucompile.frontends.onnx.refusal import NOBODY
 from gpucompile.ir.graph import Node, Value
 from gpucompile.ir.partition import extract
 from gpucompile.passes import split_large
@@ -68,6 +69,23 @@ class EachTried(DeviceAndHosts):
         except UnsupportedError as e:
             return str(e).splitlines()[0]
         return None
+
+
+@dataclass(frozen=True)
+class Listed(DeviceAndHosts):
+    """Hosts that take whatever the device rejects, to list it."""
+
+    def host(self, model: onnx.ModelProto) -> tuple[str, Sequence[onnx.TypeProto]]:
+        """The host that takes a model, nobody where there is none."""
+        try:
+            return super().host(model)
+        except UnsupportedError:
+            return NOBODY, ()
+
+
+@dataclass(frozen=True)
+class EachListed(EachTried, Listed):
+    """The same, with every node compiled by itself."""
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -26,10 +26,11 @@ from gpucompile.runtime.parts import DEVICE, KIND_OF, check_partition, fallback_
 @dataclass(frozen=True)
 class DeviceModel:
     """A device part: its bundle, which is for one backend, and those of its nodes that devices before that in the order
-    do not take, with reasons."""
+    do not take, with reasons. `ops` counts what it was made of."""
 
     bundle: Bundle
     nodes: tuple[HostNode, ...] = ()
+    ops: dict[str, int] = field(default_factory=dict)
 
     @property
     def backend(self) -> Backend:
@@ -59,26 +60,64 @@ def assemble(
     `seconds` is what phases before took.
 
     Raises UnsupportedError where the constants of a host part are too large for an ONNX file."""
+    plain = outline(partition)
     parts: list[DeviceModel | HostModel] = []
-    for p in partition.parts:
-        parts += compile_graph(p.graph) if isinstance(p, DevicePart) else [_host_model(p)]
-    slots = {n: Slot(n, k.dtype, tuple(map(Extent, k.shape)), k.ranked) for n, k in partition.kinds.items()}
-    inputs = [slots.pop(name) for name in partition.inputs]
+    for p, whole in zip(partition.parts, plain.parts, strict=True):
+        if isinstance(p, HostPart):
+            parts.append(_host_model(p))
+            continue
+        made = compile_graph(p.graph)
+        parts += [replace(made[0], ops=whole.ops)] if len(made) == 1 else made
+    slots = {slot.name: slot for slot in plain.values}
     models = [p.bundle for p in parts if isinstance(p, DeviceModel)]
     for port in (port for model in models for port in model.ports[1]):
         slots.setdefault(port.name, Slot(port.name, port.dtype, tuple(map(Extent, port.shape))))
     reports = [m.report for m in models if m.report is not None]
     report = Report.total([Report(phases=dict(seconds or {})), *reports])
-    values = list(slots.values())
     return PartitionedBundle(
-        parts, inputs, partition.outputs, values, source_sha256=source_sha256, dims=dims, report=report
+        parts,
+        plain.inputs,
+        partition.outputs,
+        list(slots.values()),
+        source_sha256=source_sha256,
+        dims=dims,
+        report=report,
     )
 
 
+def outline(partition: Partition) -> PartitionManifest:
+    """The manifest of a partition that is not compiled, perhaps because nobody takes some parts: for `explain`."""
+    slots = {n: Slot(n, k.dtype, tuple(map(Extent, k.shape)), k.ranked) for n, k in partition.kinds.items()}
+    inputs = tuple(slots.pop(name) for name in partition.inputs)
+    parts = []
+    for p in partition.parts:
+        if isinstance(p, DevicePart):
+            graph = p.graph
+            ends = tuple(v.name for v in graph.inputs), tuple(graph.output_names)
+            parts.append(Part(DEVICE, *ends, ops=graph.statistics()))
+        else:
+            ends = tuple(v.name for v in p.model.graph.input), tuple(v.name for v in p.model.graph.output)
+            parts.append(Part(cast("Backend", p.backend), *ends, _host_nodes(p)))
+    return PartitionManifest(
+        FORMAT_VERSION,
+        f"gpucompile {version()}",
+        "",
+        {},
+        inputs,
+        (),
+        tuple(partition.outputs.values()),
+        tuple(slots.values()),
+        tuple(parts),
+    )
+
+
+def _host_nodes(part: HostPart) -> tuple[HostNode, ...]:
+    return tuple(HostNode(n.title, n.kind, n.reason) for n in part.nodes)
+
+
 def _host_model(part: HostPart) -> HostModel:
-    nodes = tuple(HostNode(n.title, n.kind, n.reason) for n in part.nodes)
     inputs, outputs = (tuple(v.name for v in values) for values in (part.model.graph.input, part.model.graph.output))
-    return HostModel(cast("Backend", part.backend), serialized(part.model), inputs, outputs, nodes)
+    return HostModel(cast("Backend", part.backend), serialized(part.model), inputs, outputs, _host_nodes(part))
 
 
 class PartitionedBundle:
@@ -156,6 +195,6 @@ class PartitionedBundle:
 def _part(part: DeviceModel | HostModel) -> Part:
     if isinstance(part, DeviceModel):
         inputs, outputs = ([p.name for p in ports] for ports in part.bundle.ports)
-        return Part(part.backend, tuple(inputs), tuple(outputs), part.nodes)
+        return Part(part.backend, tuple(inputs), tuple(outputs), part.nodes, ops=part.ops)
     digest = hashlib.sha256(part.data).hexdigest()
     return Part(part.backend, part.inputs, part.outputs, part.nodes, len(part.data), digest)

@@ -112,8 +112,8 @@ class BucketExecutable(Executable):
             if not a.dim:
                 raise InputError(
                     f"{_named(dims)} is not the size of a bucket, and output {a.port!r} cannot be cut to it: its axis "
-                    f"{a.axis} depends on {', '.join(dims)} but is none of them. Give the sizes of a bucket: "
-                    f"{self._listed()}"
+                    f"{a.axis} depends on {', '.join(dims)} but is none of them, so where padding ends up in it is not "
+                    f"known (in the middle of a cache that is appended to). Give sizes of a bucket: {self._listed()}"
                 )
         padded = dict(inputs)
         for port in self.inputs:
@@ -144,9 +144,9 @@ class BucketExecutable(Executable):
         return dims
 
     def _choose(self, dims: Mapping[str, int]) -> int:
-        """The first bucket, which is the smallest, that has room."""
+        """The first bucket, which is the smallest, that has room; nothing is padded from nothing."""
         for i, bucket in enumerate(self.buckets):
-            if all(0 < n <= bucket.dims[name] for name, n in dims.items()):
+            if all(n <= bucket.dims[name] and (n or not bucket.dims[name]) for name, n in dims.items()):
                 return i
         raise InputError(f"no bucket has room for {_named(dims)}; there are {self._listed()}")
 
@@ -257,6 +257,7 @@ def _fills(pad: Pad, inputs: tuple[Port, ...]) -> dict[str, float] | None:
 def _padded(array: npt.NDArray[Any], shape: tuple[int, ...], value: float) -> npt.NDArray[Any]:
     if array.shape == shape:
         return array
+    array = array.view(np.uint8) if array.dtype == np.bool_ else array
     if array.dtype.kind != "f" and not (float(value).is_integer() and _holds(array.dtype, int(value))):
         raise InputError(f"pad: {value} does not fit {array.dtype}")
     out: npt.NDArray[Any] = np.full(shape, value, array.dtype)

@@ -104,7 +104,7 @@ def check_buckets(
         at = f"{where}.buckets[{i}]"
         require(bool(bucket.variants), f"{at}: has no variants")
         require(set(bucket.dims) == names and bool(names), f"{at}: has other dimensions than the first")
-        require(all(0 < n < _MAX_BYTES for n in bucket.dims.values()), f"{at}: a dimension is not positive")
+        require(all(0 <= n < _MAX_BYTES for n in bucket.dims.values()), f"{at}: a dimension is negative or too large")
     inputs, outputs = ({p.name: p for p in side} for side in ports)
     seen: set[tuple[str, int]] = set()
     for i, free in enumerate(axes):

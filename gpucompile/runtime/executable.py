@@ -64,8 +64,8 @@ class Executable:
 
     `exe(x)` takes the inputs by position, `exe(name=x)` by name, `exe.run({...})` as a dict. Arrays must have exactly
     the shape and data type of their port (row-major; anything else is refused with an InputError that lists what is
-    expected); a Python number will do where the shape is `()`. A graph with one output returns it from a call, one
-    with several a dict; `run` always returns a dict.
+    expected); a Python number will do where the shape is `()`, an array of bool where the port is uint8. A
+    graph with one output returns it from a call, one with several a dict; `run` always returns a dict.
 
     Weights stay on the GPU until `close`. All methods may be called from several threads.
     """
@@ -360,6 +360,8 @@ class Executable:
         if not isinstance(value, (np.ndarray, np.generic)):
             found = type(value).__name__
             raise InputError(f"input {port.name!r}: a numpy array is wanted, not {found}; {self._expected()}")
+        if value.dtype == np.bool_ and port.dtype == "uint8":
+            value = np.asarray(value).view(np.uint8)
         if value.dtype != dtype or value.shape != port.shape:
             raise InputError(f"input {port.name!r} is {value.dtype}{list(value.shape)}; {self._expected()}")
         return np.asarray(value)

@@ -224,8 +224,9 @@ class HostNode:
 @dataclass(frozen=True)
 class Part:
     """Some nodes of a model, which one backend runs: values read and given, by name. A device part (wgpu, or one of
-    OpenVINO's) is a bundle in `parts/<index>`, and `nodes` are those of its nodes that devices before it in the order
-    do not take. A host part is the file `parts/<index>/model.onnx`, and `nodes` are all of its nodes."""
+    OpenVINO's) is a bundle in `parts/<index>`, `nodes` are those of its nodes that devices before it in the order do
+    not take, and `ops` says how many nodes of which op it was made of. A host part is the file
+    `parts/<index>/model.onnx`, and `nodes` are all of its nodes."""
 
     backend: Backend
     inputs: tuple[str, ...]
@@ -233,6 +234,7 @@ class Part:
     nodes: tuple[HostNode, ...] = ()
     size: int = 0
     sha256: str = ""
+    ops: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -246,6 +246,8 @@ class PartitionedExecutable(Executable):
         out = {}
         for port, slot in zip(self.inputs, self.manifest.inputs, strict=True):
             value = inputs[port.name]
+            if port.dtype == "uint8" and isinstance(value, np.ndarray) and value.dtype == np.bool_:
+                value = value.view(np.uint8)
             if port.dtype in NUMPY_DTYPES and slot.ranked and -1 not in port.shape:
                 out[port.name] = self._checked(port, value)
             elif (wrong := _mismatch(slot, value)) is not None:

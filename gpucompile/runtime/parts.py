@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from gpucompile.errors import counted
 from gpucompile.runtime.bundle import (
     BundleData,
     BundleLike,
@@ -105,7 +106,8 @@ def check_partition(m: PartitionManifest, where: str) -> None:
             require(name in given and name not in known, f"{at}: it gives {name[:80]!r}, which it must not")
             known.add(name)
         good = not (part.size or part.sha256) if part.backend in KIND_OF else SHA256.fullmatch(part.sha256) is not None
-        require(good, f"{at}: backend {part.backend} does not suit its size and sha256")
+        good = good and (part.backend in KIND_OF or not part.ops)
+        require(good, f"{at}: backend {part.backend} does not suit its size, sha256 and ops")
     names = [slot.name for slot in m.outputs]
     require(len(set(names)) == len(names) == len(m.results) > 0, f"{where}: outputs and results differ in number")
     for name in m.results:
@@ -132,6 +134,13 @@ def open_bundle(path: str | Path) -> BundleData | PartitionedData:
 def fallback_of(m: PartitionManifest) -> tuple[HostNode, ...]:
     """The nodes that the first device of the order does not run, each with the reason."""
     return tuple(node for part in m.parts for node in part.nodes)
+
+
+def on_the_cpu(nodes: Sequence[HostNode], most: int = 10) -> str:
+    """What a warning says about nodes that run on the CPU."""
+    listed = "; ".join(f"{n.op} {n.name!r}: {n.reason}" for n in nodes[:most])
+    more = f"; and {len(nodes) - most} more (--explain and .fallback list them all)" if len(nodes) > most else ""
+    return f"{counted(len(nodes), 'node')} {'runs' if len(nodes) == 1 else 'run'} on the CPU: {listed}{more}"
 
 
 def resident(m: PartitionManifest) -> frozenset[str]:
@@ -193,14 +202,16 @@ def explain_edges(m: PartitionManifest) -> list[tuple[str, ...]]:
 
 def explain(m: PartitionManifest) -> list[tuple[str, ...]]:
     """Rows of a table: part, backend, node, reason, bytes in, bytes out. Inputs and outputs of the model count; what
-    stays on the device between its parts is named apart. Of a device part only the nodes that another device was to
-    take are listed."""
+    stays on the device between its parts is named apart. Of a device part it says how many of which op it was made of,
+    and lists the nodes that another device was to take."""
     rows: list[tuple[str, ...]] = []
     for i, part in enumerate(m.parts):
         sizes = _bytes(m, part.inputs), _bytes(m, part.outputs)
         whole = part.backend in KIND_OF
         if whole:
-            rows.append((str(i), part.backend, "", "", *sizes))
+            each = ", ".join(f"{n} {op}" for op, n in sorted(part.ops.items()))
+            made = f"{sum(part.ops.values())} of the graph: {each}" if each else ""
+            rows.append((str(i), part.backend, made, "", *sizes))
         for j, node in enumerate(part.nodes):
             head = (str(i), part.backend) if j == 0 and not whole else ("", "")
             ends = sizes if j == 0 and not whole else ("", "")

@@ -159,6 +159,8 @@ class Caching:
             return
         if isinstance(self._context, OpenvinoContext):
             raise UnsupportedError("cache_capacity: caches are updated in place on a GPU, not on npu and cpu")
+        if self._options.constants:
+            raise InputError("cache_capacity: values of inputs (constants) cannot be compiled in as well")
         self._cached = CachedModel(self._source, self._header, capacity, self._options.cache_pairs)
         self._header = self._cached.header
 

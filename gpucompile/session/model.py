@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,10 @@ class Header:
     @functools.cached_property
     def output_names(self) -> tuple[str, ...]:
         return tuple(a.name for a in self.outputs)
+
+    def without(self, constants: Collection[str]) -> Header:
+        """The header without inputs that have a value."""
+        return replace(self, inputs=tuple(a for a in self.inputs if a.name not in constants))
 
     def denoted(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Sizes by denotation -> by name of the dimension. InputError for a denotation that no dimension has, and for a

@@ -91,6 +91,7 @@ class SessionOptions:
                               for, such as DATA_BATCH
     cache_capacity            compile a decoder for a key/value cache of so many tokens, see `create_cache`
     cache_pairs               its past inputs and present outputs, where their names do not tell
+    constants                 values of inputs that are compiled in, by name; see `gpucompile.compile`
     memory_budget             bytes that weights, scratch, inputs, outputs, staging and outputs kept on the GPU may take
                               together; what would be more is an UnsupportedError with the numbers, before it is made
     intra_op_num_threads      threads of provider cpu
@@ -109,6 +110,7 @@ class SessionOptions:
     preferred_output_location: str | Mapping[str, str] | None = None
     free_dimension_overrides: dict[str, int] = field(default_factory=dict)
     free_dimension_overrides_by_denotation: dict[str, int] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
     memory_budget: int | None = None
     cache_capacity: int | None = None
     cache_pairs: Mapping[str, str] | None = None

@@ -114,11 +114,14 @@ class InferenceSession(Description, Caching):
         self._free: dict[str, tuple[str, int]] = {}
         source = self._given
         if _is_bundle(source):
+            if self._options.constants:
+                raise InputError("InferenceSession: constants are compiled in, a bundle is compiled already")
             bundle = read_bundle(source) if isinstance(source, (str, Path)) else source
             program = self._programs[()] = self._load(bundle)
             self._header = header_of_ports(program.executable.inputs, program.executable.outputs)
         else:
-            self._source, self._header = source, read_header(source)  # type: ignore[arg-type]
+            self._source = source
+            self._header = read_header(source).without(self._options.constants)  # type: ignore[arg-type]
             self._open_cached()
             overrides = self._options.free_dimension_overrides
             overrides |= self._header.denoted(self._options.free_dimension_overrides_by_denotation)
@@ -340,7 +343,9 @@ class InferenceSession(Description, Caching):
     def _compile(self, dims: dict[str, int]) -> _Program:
         bundle: Any = None
         if isinstance(self._context, OpenvinoContext):
-            bundle = compile(self._source, None, dims, devices=(self._context.device.kind,))
+            bundle = compile(
+                self._source, None, dims, devices=(self._context.device.kind,), constants=self._options.constants
+            )
             if self._options.optimized_model_filepath:
                 bundle.save(self._options.optimized_model_filepath)
             return self._load(bundle)
@@ -349,7 +354,15 @@ class InferenceSession(Description, Caching):
             if self._cached is not None:
                 bundle = self._cached.compile(Options(target, self._options.pipeline, plan_mode), dims)
             else:
-                bundle = compile(self._source, target, dims, self._options.pipeline, plan_mode, fallback=self._fallback)
+                bundle = compile(
+                    self._source,
+                    target,
+                    dims,
+                    self._options.pipeline,
+                    plan_mode,
+                    fallback=self._fallback,
+                    constants=self._options.constants,
+                )
             if limit is None or hasattr(bundle, "host_part"):
                 break
             if sum(plan_bytes(select_plan(bundle, device)).values()) <= limit:

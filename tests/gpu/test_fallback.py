@@ -159,6 +159,7 @@ def test_profile_and_close(device: Device) -> None:
     for call in (exe.dispatch, exe.run_bound, exe.copied_bytes):
         with pytest.raises(UnsupportedError, match="a model in parts does not run on GPU buffers"):
             call({}, {"y": object()})
+    assert exe.run_bound(FEEDS, {}, {"scaled"}).keys() == {"scaled"}
     exe.close()
     exe.close()
     assert exe.closed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -128,7 +129,86 @@ def test_what_cannot_be_cut_is_not_padded(device: Device) -> None:
             run(random(2, 7, 32))
 
 
+def cache() -> onnx.ModelProto:
+    """A decoder's cache: what comes is appended to what was."""
+    return model([node("Concat", "past", "x", axis=0)], {"past": ("past", 2), "x": (1, 2)})
+
+
+def test_an_empty_past_and_a_cache_that_grows(device: Device) -> None:
+    bundle = gpucompile.compile(cache(), dims={"past": [0, 4]})
+    with gpucompile.load(bundle, device, pad="zeros") as run:
+        for past in 0, 4:
+            p, x = random(past, 2), random(1, 2)
+            np.testing.assert_array_equal(run(p, x), np.concatenate([p, x]))
+        with pytest.raises(InputError, match=r"axis 0 depends on past .*in the middle of a cache that is appended to"):
+            run(random(3, 2), random(1, 2))
+    bundle = gpucompile.compile(layers(), dims={"batch": 1, "seq": [4]})
+    with gpucompile.load(bundle, device, pad="zeros") as run, pytest.raises(InputError, match="no bucket has room"):
+        run(random(1, 0, 32))
+
+
+def test_booleans_are_taken(device: Device) -> None:
+    made = model([node("Not", "x")], {"x": ("n",)}, dtype=onnx.TensorProto.BOOL)
+    x = np.array([True, False, True])
+    with gpucompile.load(gpucompile.compile(made, dims={"n": [4]}), device, pad="zeros") as run:
+        np.testing.assert_array_equal(run(x), [0, 1, 0])
+    with gpucompile.load(gpucompile.compile(made, dims={"n": 3}), device) as run:
+        np.testing.assert_array_equal(run(x), [0, 1, 0])
+
+
 # ---------------------------------------------------------------------------------------------- on first use
+
+
+def mixed() -> onnx.ModelProto:
+    """How many elements of relu(x) are not zero, times relu(x): the count is the CPU's."""
+    nodes = [
+        node("Relu", "x", outputs=["r"]),
+        node("NonZero", "r", outputs=["places"]),
+        node("Size", "places", outputs=["n"]),
+        node("Cast", "n", outputs=["f"], to=onnx.TensorProto.FLOAT),
+        node("Mul", "r", "f"),
+    ]
+    return model(nodes, {"x": ("n",)})
+
+
+def test_nodes_on_the_cpu_when_sizes_come(device: Device) -> None:
+    x = np.array([-1, 2, 3], np.float32)
+    with compile_dynamic(mixed(), device, fallback="allow") as run:
+        np.testing.assert_array_equal(run(x), [0, 4, 6])
+        np.testing.assert_array_equal(run(x[:2]), [0, 2])
+        assert run.memory()["weight"] == 0
+    with compile_dynamic(mixed(), device) as run, pytest.raises(gpucompile.UnsupportedError, match="NonZero"):
+        run(x)
+
+
+def test_sessions_with_values_compiled_in(device: Device) -> None:
+    made = model([node("Reshape", "x", "s")], {"x": ("n", 4)})
+    made.graph.input.append(onnx.helper.make_tensor_value_info("s", onnx.TensorProto.INT64, [2]))
+    x, constants = random(2, 4), {"s": np.array([4, -1])}
+    for n in {}, {"n": 2}:
+        with gpucompile.InferenceSession(
+            made, providers=[{"name": "webgpu", "device": device}], constants=constants, free_dimension_overrides=n
+        ) as session:
+            assert [i.name for i in session.get_inputs()] == ["x"]
+            np.testing.assert_array_equal(session.run(None, {"x": x})[0], x.reshape(4, 2))
+    with compile_dynamic(made, device, constants=constants) as run:
+        np.testing.assert_array_equal(run(x), x.reshape(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_shapes": "8"}, "max_shapes must be an integer"),
+        ({"device": "gpu"}, r"device must be a gpucompile\.Device"),
+        ({"dims": [1]}, "dims must map names to sizes"),
+        ({"dims": {"n": [1, 2]}}, "cannot have several sizes here"),
+        ({"fallback": "maybe"}, "fallback is 'maybe'"),
+        ({"target": "native"}, r"target must be a gpucompile\.Target"),
+    ],
+)
+def test_bad_options(device: Device, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        compile_dynamic(mixed(), **{"device": device, **options})
 
 
 def test_compiled_on_first_use(device: Device) -> None:

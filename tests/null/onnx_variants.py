@@ -134,6 +134,7 @@ def _start() -> None:
 
     del onnxruntime, gpucompile
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "output .* has the shape")  # as ONNX Runtime warns
     status = Path("/proc/self/status")
     if status.is_file():
         import resource

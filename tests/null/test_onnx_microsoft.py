@@ -250,7 +250,7 @@ def test_packed_weights_stay_packed() -> None:
             DataDependentError,
             "weights depends on the data",
         ),
-        ("NoSuchOp", [X], {}, UnsupportedError, "NoSuchOp (com.microsoft)"),
+        ("NoSuchOp", [X], {}, UnsupportedError, "no import function (domain com.microsoft)"),
     ],
 )
 def test_errors(op: str, inputs: list[Any], attributes: dict[str, Any], kind: type[Exception], text: str) -> None:

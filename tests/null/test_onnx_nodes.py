@@ -288,6 +288,7 @@ NODES: list[tuple[int, str, dict[str, Any], Sequence[int], Feeds]] = [
 
 
 @pytest.mark.parametrize(("opset", "op", "attributes", "shape", "constants"), NODES)
+@pytest.mark.filterwarnings("ignore:output .* has the shape")  # onnx infers some wrong
 def test_node_matches_onnxruntime(
     opset: int, op: str, attributes: dict[str, Any], shape: Sequence[int], constants: Feeds
 ) -> None:

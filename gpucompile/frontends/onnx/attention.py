@@ -108,8 +108,9 @@ def _padding(call: Call, mask: Operand, batch: int, steps: int, length: int) -> 
     return call.add(NotEqual(), mask, scalar(0, t.dtype))
 
 
-def _causal(steps: int, length: int) -> np.ndarray:
+def _causal(call: Call, steps: int, length: int) -> np.ndarray:
     """[1, 1, steps, length]: 1 where a key is not after the query; queries are the last steps."""
+    call.limit(steps, length)
     return np.tril(np.ones((steps, length), np.uint8), length - steps).reshape(1, 1, steps, length)
 
 
@@ -122,7 +123,7 @@ def _masks(call: Call, mask: Operand | None, batch: int, steps: int, length: int
         biases.append(call.add(Where(), _padding(call, mask, batch, steps, length), zero, low))
     if call.attr("unidirectional", 0):
         lowest = np.array(np.finfo(dtype.value).min, dtype.numpy)
-        biases.append(np.where(_causal(steps, length) != 0, zero, lowest))
+        biases.append(np.where(_causal(call, steps, length) != 0, zero, lowest))
     return biases
 
 

@@ -13,6 +13,7 @@ outlives the import.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
@@ -55,6 +56,8 @@ Subgraph = Callable[[onnx.GraphProto, Sequence[Anything]], list[Anything]]
 
 #: Ops on known operands are computed at import up to this many elements; larger ones are left to the passes.
 FOLD_LIMIT = 1 << 20
+#: The most elements that arrays made at import may have together for one node: 1 GB of float64.
+IMPORT_LIMIT = 1 << 27
 
 
 class DataDependentError(UnsupportedError):
@@ -66,9 +69,17 @@ class DataDependentError(UnsupportedError):
         self.inputs = inputs
 
 
+class OpaqueError(UnsupportedError):
+    """A node reads what no graph holds."""
+
+
 def located(e: UnsupportedError | ModelError, where: str) -> UnsupportedError | ModelError:
     """The error with a place in front of its message."""
-    message = f"{where}: {e}"
+    return rephrased(e, f"{where}: {e}")
+
+
+def rephrased(e: UnsupportedError | ModelError, message: str) -> UnsupportedError | ModelError:
+    """An error of the same kind with another message."""
     return DataDependentError(message, e.inputs) if isinstance(e, DataDependentError) else type(e)(message)
 
 
@@ -80,6 +91,7 @@ class Builder:
     constants: dict[int, tuple[np.ndarray, Value]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)  # of initializers
     marks: dict[int, tuple[Operand, int]] = field(default_factory=dict)  # ONNX element types of operands, by id
+    inputs: frozenset[str] = frozenset()  # of the model: what may be given a value when it is compiled
 
     def mark(self, operand: Operand, element_type: int) -> Operand:
         """Remember an operand's ONNX element type where its own data type does not tell: bool is uint8 here, and arrays
@@ -178,7 +190,9 @@ class Call:
             if operand.constant is not None:
                 return operand.constant
             names = frozenset(graph_inputs(operand))
-            raise DataDependentError(f"its {what} depends on the data; it must be a constant", names)
+            given = ", ".join(map(repr, sorted(names & self.builder.inputs)))
+            how = f" (constants= and --const give {given} a value)" if given else ""
+            raise DataDependentError(f"its {what} depends on the data; it must be a constant{how}", names)
         return operand
 
     def ints(self, index: int, what: str) -> list[int] | None:
@@ -194,6 +208,13 @@ class Call:
     def unsupported(self, why: str) -> NoReturn:
         """Raise UnsupportedError; the importer adds where."""
         raise UnsupportedError(why)
+
+    def limit(self, *extents: int, arrays: int = 1) -> None:
+        """Raise UnsupportedError where `arrays` arrays of this shape are too large to be made at import; called before
+        they are."""
+        count = math.prod(max(0, d) for d in extents) * arrays
+        if count > IMPORT_LIMIT:
+            self.unsupported(f"{count:,} elements would be computed at import, at most {IMPORT_LIMIT:,} are")
 
     def only_first_output(self) -> None:
         """Raise UnsupportedError if anyone reads another output than the first."""
@@ -218,7 +239,7 @@ class Call:
         if known or any(isinstance(v, np.ndarray) and not v.size for v in operands):
             (result,) = op.result_types(*(None if v is None else self.builder.type(v) for v in operands))
             if not result.size:
-                return np.zeros(result.shape, result.dtype.numpy)
+                return empty(result)
             if known and result.size <= FOLD_LIMIT and result.dtype not in NIBBLES:
                 with np.errstate(all="ignore"):
                     return np.asarray(op.reference(*operands))
@@ -233,6 +254,14 @@ def type_of(operand: Operand) -> TensorType:
         return TensorType.of(operand)
     except KeyError:
         raise UnsupportedError(f"a tensor of data type {operand.dtype}") from None
+
+
+def empty(t: TensorType) -> np.ndarray:
+    """The array of a type without elements. Raises UnsupportedError where its other extents are too much for numpy."""
+    try:
+        return np.zeros(t.shape, t.dtype.numpy)
+    except ValueError as e:
+        raise UnsupportedError(f"a tensor of shape {list(t.shape)} ({e})") from e
 
 
 def graph_inputs(value: Value) -> Iterator[str]:

@@ -212,26 +212,27 @@ def split_to_sequence(call: Call) -> Anything:
     t = call.type()
     axis = call.axis(call.attr("axis", 0), t.rank)
     extent = t.shape[axis]
-    sizes, single = [1] * extent, not call.has(1)
-    if call.has(1):
-        given = call.array(1, "split")
-        if given.ndim:
-            sizes = [int(s) for s in given]
-        else:
-            size = int(given)
-            sizes = [min(size, extent - i) for i in range(0, extent, size)]
+    single = not call.has(1)
+    given = np.array(1) if single else call.array(1, "split")
+    size = extent if given.ndim else int(given)
+    if size < 1 and extent:
+        raise ModelError(f"pieces of {size} of axis {axis} of {t}")
+    count = given.size if given.ndim else -(-extent // size) if extent else 0
+    if count > UNROLL_LIMIT:
+        call.unsupported(f"a sequence of {count:,} tensors; up to {UNROLL_LIMIT:,} are supported")
+    sizes = [int(s) for s in given] if given.ndim else [min(size, extent - i * size) for i in range(count)]
     if sum(sizes) != extent:
         raise ModelError(f"cannot split axis {axis} of {t} into {sizes}")
     parts: list[Anything] = []
     start = 0
-    for size in sizes:
+    for n in sizes:
         windows = [slice(None)] * t.rank
-        windows[axis] = slice(start, start + size)
+        windows[axis] = slice(start, start + n)
         part = sliced(call, call.operand(0), windows)
         if single and not call.attr("keepdims", 1):
             part = call.add(Reshape((*t.shape[:axis], *t.shape[axis + 1 :])), part)
         parts.append(part)
-        start += size
+        start += n
     return parts
 
 

@@ -12,6 +12,7 @@ constant an initializer, a sequence known at import is put together there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from gpucompile.errors import ConstraintError, ModelError, UnsupportedError
-from gpucompile.frontends.onnx.call import Absent, Anything, Builder, Opaque
+from gpucompile.frontends.onnx.call import Absent, Anything, Builder, Opaque, OpaqueError, empty
 from gpucompile.frontends.onnx.scope import Scope, reads, where
-from gpucompile.frontends.onnx.tensors import DATA_TYPES, data_type, element_type, read_tensor
+from gpucompile.frontends.onnx.tensors import DATA_TYPES, data_type, element_name, element_type, read_tensor
 from gpucompile.ir.graph import Constant, Graph, Node, Value
 from gpucompile.ir.op import NIBBLES
 from gpucompile.ir.types import TensorType
@@ -34,6 +35,8 @@ IR_VERSION = 10
 
 #: What a host node reads: what the importer knows by a name, or an initializer of a type that the importer lacks.
 HostOperand: TypeAlias = Anything | Opaque | TensorProto
+#: Why nodes cannot be looked at that read what a node computes that nobody takes.
+LOST = "which nobody can compute"
 #: What crosses between segments: a tensor of the graph, or something that only hosts hold.
 Thing: TypeAlias = Value | Opaque
 
@@ -52,13 +55,15 @@ class Backends(Protocol):
 
 @dataclass(eq=False)
 class HostNode:
-    """An ONNX node for a host: who takes it, why the device does not, what its names stand for."""
+    """An ONNX node for a host: who takes it, why the device does not, what its names stand for. It `follows` another
+    where it could not be looked at, because it reads what only that would compute."""
 
     proto: onnx.NodeProto
     reason: str
     operands: dict[str, HostOperand]
     backend: str = ""
     results: dict[str, Anything | Opaque] = field(default_factory=dict)
+    follows: bool = False
 
     @property
     def title(self) -> str:
@@ -176,7 +181,8 @@ class Keeper:
         self.graph = graph
         self.nodes: list[HostNode] = []
         self.makers: dict[Thing, HostNode] = {}
-        self.refused: list[str] = []  # nodes that nobody takes
+        self.refused: list[HostNode] = []  # nodes that nobody takes
+        self.inputs: list[str] = []  # why the device cannot hold inputs
         self._known: dict[Value, bool] = {}
 
     def __call__(self, scope: Scope, node: onnx.NodeProto, attempt: Callable[[], None]) -> None:
@@ -189,14 +195,15 @@ class Keeper:
                 return
             self._keep(scope, node, reason)
         except UnsupportedError as e:
-            self._keep(scope, node, _short(e, node))
+            self._keep(scope, node, _short(e, node), isinstance(e, OpaqueError))
         except ModelError as e:
-            if not _is_constraint(e) or not self._valid(scope, node):
+            if not is_constraint(e) or not self._valid(scope, node):
                 raise
             self._keep(scope, node, _short(e, node))
 
     def input(self, info: onnx.ValueInfoProto, why: UnsupportedError) -> Opaque:
         """An input that the device cannot hold."""
+        self.inputs.append(str(why))
         text = str(why).removeprefix(f"input {info.name!r} ").removesuffix(", which is not supported")
         return self._named(Opaque(info.name, info.type, f"which {text}"))
 
@@ -260,14 +267,16 @@ class Keeper:
             return copy
         return tensor
 
-    def _keep(self, scope: Scope, proto: onnx.NodeProto, reason: str) -> None:
-        node = HostNode(proto, reason, self._operands(scope, proto))
+    def _keep(self, scope: Scope, proto: onnx.NodeProto, reason: str, follows: bool = False) -> None:
+        node = HostNode(proto, reason, self._operands(scope, proto), follows=follows)
         try:
             self._take(node)
         except UnsupportedError as e:
-            self.refused.append(f"{node.kind} {node.title!r}: {reason}; {e}")
-            unknown = onnx.TypeProto()
-            node.results = {n: Opaque(n, unknown, "which nobody can compute") for n in proto.output if n}
+            read = [t for operand in node.operands.values() for t in things(operand)]
+            node.follows = any(isinstance(t, Opaque) and t.why == LOST for t in read)
+            node.reason = f"{reason}; {e}"
+            self.refused.append(node)
+            node.results = {n: Opaque(n, onnx.TypeProto(), LOST) for n in proto.output if n}
         scope.env.update(node.results)
 
     def _take(self, node: HostNode) -> None:
@@ -298,13 +307,12 @@ class Keeper:
             what = (kind.WhichOneof("value") or "value of unknown type").removesuffix("_type")
             return Opaque(name, kind, f"which is a {what}")
         if tensor.elem_type not in DATA_TYPES:
-            return Opaque(name, kind, f"which has the data type {TensorProto.DataType.Name(tensor.elem_type).lower()}")
+            return Opaque(name, kind, f"which has the data type {element_name(tensor.elem_type)}")
         if not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
             return Opaque(name, kind, "whose shape depends on the data")
         shape = tuple(d.dim_value for d in tensor.shape.dim)
-        result: Value | np.ndarray = np.zeros(shape, DATA_TYPES[tensor.elem_type].numpy)
-        if 0 not in shape:
-            result = self.graph.add_input(name, TensorType(data_type(tensor.elem_type, name), shape))
+        t = TensorType(data_type(tensor.elem_type, name), shape)
+        result = self.graph.add_input(name, t) if t.size else empty(t)
         return self.models.builder.mark(result, tensor.elem_type)
 
 
@@ -316,7 +324,7 @@ def _behind(graph: Graph, last: Node | None) -> Iterator[Node]:
         yield node
 
 
-def _is_constraint(e: BaseException) -> bool:
+def is_constraint(e: BaseException) -> bool:
     """Whether an error comes from a data type or rank that an op of the graph does not have."""
     cause: BaseException | None = e
     while cause is not None and not isinstance(cause, ConstraintError):
@@ -334,8 +342,10 @@ def _infer(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.output[:]
+    # elements are followed, as those of shapes, one by one: that is nothing for large tensors
+    small = all(math.prod(d.dim_value for d in i.type.tensor_type.shape.dim) <= 4096 for i in bare.graph.input)
     try:
-        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=small)
     except Exception:  # too large, or whatever it has against the node; the host decides
         return {}
     return {v.name: v.type for v in inferred.graph.value_info}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpucompile.errors import ModelError
-from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, scalar, type_of
+from gpucompile.frontends.onnx.call import Call, Operand, empty, onnx_op, scalar, type_of
 from gpucompile.frontends.onnx.movement import sliced, unsqueezed
 from gpucompile.ir.graph import Value
 from gpucompile.ir.types import DataType
@@ -40,7 +40,7 @@ def gather(call: Call) -> Operand:
         return np.take(x, indices, axis)
     flat = [int(i) % extent for i in indices.reshape(-1)]
     if not flat:
-        return np.zeros((*t.shape[:axis], *indices.shape, *t.shape[axis + 1 :]), t.dtype.numpy)
+        return empty(t.with_shape((*t.shape[:axis], *indices.shape, *t.shape[axis + 1 :])))
     if flat != list(range(flat[0], flat[0] + len(flat))):
         return call.add(Gather(axis), x, indices)
     windows = [slice(None)] * t.rank
@@ -94,6 +94,7 @@ def positive(call: Call, indices: Operand, extent: int) -> Operand:
 
 def one_hot(call: Call, indices: Operand, depth: int, axis: int, off: Operand, on: Operand) -> Operand:
     """`on` where the position along a new axis is the index, else `off`."""
+    call.limit(depth)
     t = type_of(indices)
     wide = unsqueezed(call, indices, axis) if t.rank < axis + 1 or t.shape[axis : axis + 1] != (1,) else indices
     positions = np.arange(depth).astype(t.dtype.numpy).reshape(-1, *(1,) * (type_of(wide).rank - axis - 1))
@@ -146,6 +147,7 @@ def cum_prod(call: Call) -> Operand:
 def _shifted(call: Call, x: Operand, axis: int, by: int) -> Operand:
     """The elements `by` places further along, ones before them."""
     t = type_of(x)
+    call.limit(*t.shape)
     ones = np.ones((*t.shape[:axis], min(by, t.shape[axis]), *t.shape[axis + 1 :]), t.dtype.numpy)
     windows = [slice(None)] * t.rank
     windows[axis] = slice(0, max(0, t.shape[axis] - by))

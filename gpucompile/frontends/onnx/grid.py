@@ -233,6 +233,7 @@ def roi_align(call: Call) -> Operand:
         matrix = []
         for start, size, bins, extent in ((y1, sizes[0], height, h), (x1, sizes[1], width, w)):
             count = ratio or math.ceil(size / bins)
+            call.limit(bins, count, extent)
             at = start + size / bins * (np.arange(bins)[:, None] + (np.arange(count) + 0.5) / count)
             matrix.append(_sampling(at.reshape(-1), extent).reshape(bins, count, extent))
         mine = sliced(call, call.add(Reshape((n, c, h * w)), x), [slice(int(b), int(b) + 1), slice(None), slice(None)])

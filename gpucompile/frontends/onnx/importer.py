@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -23,12 +24,15 @@ import onnx.version_converter
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 import gpucompile.ops  # noqa: F401  (registers the ops)
-from gpucompile.errors import InputError, ModelError, UnsupportedError
+from gpucompile.errors import GpucompileError, InputError, ModelError, UnsupportedError
 from gpucompile.frontends import onnx as _family
-from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Builder, Opaque, Operand, located
+from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Builder, Opaque, Operand, empty, located
+from gpucompile.frontends.onnx.constants import constant_inputs, size_or_name
+from gpucompile.frontends.onnx.declared import check_declared
 from gpucompile.frontends.onnx.embedded import parse_file
-from gpucompile.frontends.onnx.fallback import Backends, HostModels, Keeper, Thing
+from gpucompile.frontends.onnx.fallback import Backends, HostModels, Keeper, Thing, is_constraint
 from gpucompile.frontends.onnx.partition import Partition, partition
+from gpucompile.frontends.onnx.refusal import Nobody, refusal
 from gpucompile.frontends.onnx.scope import Scope
 from gpucompile.frontends.onnx.tensors import data_type
 from gpucompile.ir.graph import Graph, Value
@@ -63,35 +67,43 @@ def import_model(
     source: str | Path | bytes | onnx.ModelProto,
     dims: Mapping[str, int] | None = None,
     inputs: Mapping[str, InputSpec] | None = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> Graph:
     """Import an ONNX model from a file, its contents, or a ModelProto.
 
     `dims` binds free dimensions by name, e.g. `{"batch": 1}`; a free dimension without a name is called after its
     input and axis, e.g. `x[0]`. `inputs` says more about inputs, by name: an array makes one a constant, a TensorType
-    gives its type, a list of these the elements of a sequence (as graph inputs, called `x[0]`, `x[1]`, ...). External
-    data must lie in the model's folder or below it.
+    gives its type, a list of these the elements of a sequence (as graph inputs, called `x[0]`, `x[1]`, ...).
+    `constants` gives inputs a value, which must be what the model declares, and binds the free dimensions that it
+    tells. External data must lie in the model's folder or below it.
 
     Raises ModelError for files that cannot be read or are inconsistent, UnsupportedError for what gpucompile lacks
     (all unknown ops at once; its subclass DataDependentError names inputs that must be constants), InputError for
-    `dims` and `inputs` that the model does not have."""
+    `dims`, `inputs` and `constants` that the model does not have."""
     model, label = _read(source)
     folder = Path(source).parent if isinstance(source, (str, Path)) else None
     try:
-        return _Import(model, folder, dict(dims or {}), dict(inputs or {})).whole()
+        return _Import(model, folder, dict(dims or {}), dict(inputs or {}), None, constants).whole()
     except (ModelError, UnsupportedError) as e:
-        raise located(e, label) from e
+        if isinstance(e, ModelError) and not is_constraint(e):
+            raise located(e, label) from e
+        again = partial(_Import, model, folder, dict(dims or {}), dict(inputs or {}), Nobody(), constants)
+        raise located(_survey(again, e) or e, label) from e
 
 
-def input_shapes(source: str | Path | bytes | onnx.ModelProto) -> dict[str, tuple[int | str, ...]]:
+def input_shapes(
+    source: str | Path | bytes | onnx.ModelProto, constants: Mapping[str, Any] | None = None
+) -> dict[str, tuple[int | str, ...]]:
     """The shapes of a model's inputs by name: sizes, and names of free dimensions (as `dims` of `import_model` takes
-    them). Inputs without a shape are left out. Raises ModelError for files that cannot be read."""
+    them). Inputs without a shape are left out, and those in `constants`. Raises ModelError for files that cannot be
+    read."""
     model, _ = _read(source)
-    initializers = {t.name for t in model.graph.initializer}
+    initializers = {t.name for t in model.graph.initializer} | set(constants or ())
     out: dict[str, tuple[int | str, ...]] = {}
     for info in model.graph.input:
         if info.name not in initializers and info.type.tensor_type.HasField("shape"):
             dims = enumerate(info.type.tensor_type.shape.dim)
-            out[info.name] = tuple(_size_or_name(info.name, axis, d) for axis, d in dims)
+            out[info.name] = tuple(size_or_name(info.name, axis, d) for axis, d in dims)
     return out
 
 
@@ -111,14 +123,6 @@ def interface_of(source: str | Path | bytes | onnx.ModelProto) -> Interface:
     return Interface(input_shapes(model), tuple(o.name for o in model.graph.output), ops)
 
 
-def _size_or_name(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int | str:
-    """The size of an axis of an input, or the name of the free dimension it is."""
-    if dim.HasField("dim_value") and dim.dim_value > 0:
-        return int(dim.dim_value)
-    named = dim.dim_param not in ("", "?")  # some exporters call all that they do not know "?"
-    return str(dim.dim_param) if named else f"{name}[{axis}]"
-
-
 def import_parts(model: onnx.ModelProto, inputs: Mapping[str, InputSpec], backends: Backends | None = None) -> Imported:
     """Like `import_model`, but outputs known at import stay out of the graph, which may lack outputs altogether, and
     may be empty tensors, sequences, or optionals. With `backends`, nodes may be left to hosts."""
@@ -130,16 +134,47 @@ def import_parts(model: onnx.ModelProto, inputs: Mapping[str, InputSpec], backen
 
 
 def import_partitioned(
-    source: str | Path | bytes | onnx.ModelProto, backends: Backends, dims: Mapping[str, int] | None = None
+    source: str | Path | bytes | onnx.ModelProto,
+    backends: Backends,
+    dims: Mapping[str, int] | None = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> Graph | Partition:
     """Like `import_model`, but nodes that the device does not take are left to the hosts of `backends`. A Graph where
     it takes them all. Raises UnsupportedError listing the nodes that nobody takes, with reasons."""
     model, label = _read(source)
     folder = Path(source).parent if isinstance(source, (str, Path)) else None
     try:
-        return _Import(model, folder, dict(dims or {}), {}, backends).partitioned()
+        return _Import(model, folder, dict(dims or {}), {}, backends, constants or {}).partitioned()
     except (ModelError, UnsupportedError) as e:
         raise located(e, label) from e
+
+
+def find_refusals(
+    source: str | Path | bytes | onnx.ModelProto,
+    backends: Backends,
+    dims: Mapping[str, int] | None = None,
+    constants: Mapping[str, Any] | None = None,
+) -> UnsupportedError | ModelError | None:
+    """The error that lists what `backends`, which take every node for a host, would not leave to the device; None if
+    that is nothing."""
+    model, label = _read(source)
+    folder = Path(source).parent if isinstance(source, (str, Path)) else None
+    found = _survey(partial(_Import, model, folder, dict(dims or {}), {}, backends, constants), None)
+    return found and located(found, label)
+
+
+def _survey(
+    make: Callable[[], _Import], first: UnsupportedError | ModelError | None
+) -> UnsupportedError | ModelError | None:
+    """Import with hosts that take everything, for the list of what they were left."""
+    keeper, end = None, None
+    try:
+        again = make()
+        keeper = again.keeper
+        again.partitioned()
+    except GpucompileError as e:
+        end = e
+    return None if keeper is None else refusal(keeper, first, end)
 
 
 def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
@@ -147,6 +182,8 @@ def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto
     if isinstance(source, onnx.ModelProto):
         model, label = source, f"model {source.graph.name!r}" if source.graph.name else "the model"
     else:
+        if not isinstance(source, (str, Path, bytes)):
+            raise InputError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
         label = "the model" if isinstance(source, bytes) else str(source)
         try:
             size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
@@ -191,9 +228,11 @@ class _Import:
         dims: dict[str, int],
         inputs: dict[str, InputSpec],
         backends: Backends | None = None,
+        constants: Mapping[str, Any] | None = None,
     ) -> None:
         self.proto = model.graph
-        self.dims = dims
+        values, self.told = constant_inputs(model.graph, constants or {}, dims)
+        self.dims = self.told | dims
         self.inputs = inputs
         self.builder = Builder(Graph(self.proto.name or "main"))
         if self.proto.sparse_initializer:
@@ -202,7 +241,8 @@ class _Import:
         if len(set(outputs)) != len(outputs):
             raise ModelError(f"two outputs are called {next(n for n in outputs if outputs.count(n) > 1)!r}")
         versions = _opsets(model, backends is not None)
-        self.scope = Scope(self.builder, versions, self.proto.node, outputs, self.proto.initializer, folder)
+        stored = [*(t for t in self.proto.initializer if t.name not in values), *values.values()]
+        self.scope = Scope(self.builder, versions, self.proto.node, outputs, stored, folder)
         self.keeper: Keeper | None = None
         self.declared: list[Value] = []
         if backends is not None:
@@ -257,6 +297,13 @@ class _Import:
         return found
 
     def _run(self) -> dict[str, Anything | Opaque]:
+        found = self._results()
+        for info in self.proto.output:
+            check_declared(info, found[info.name], self.builder)
+        return found
+
+    def _results(self) -> dict[str, Anything | Opaque]:
+        """What each output is."""
         self._add_inputs()
         if self.keeper is None:
             return dict(zip(self.scope.outputs, self.scope.run(), strict=True))
@@ -275,7 +322,8 @@ class _Import:
     def _add_inputs(self) -> None:
         """Graph inputs with their dimensions bound; an input that is also an initializer is not one."""
         unbound: list[tuple[str, int, str]] = []
-        known: set[str] = set()
+        known = set(self.told)
+        self.builder.inputs = frozenset(i.name for i in self.proto.input)
         names = {i.name for i in self.proto.input}
         for name in self.inputs:
             if name not in names:
@@ -327,26 +375,27 @@ class _Import:
             raise UnsupportedError(f"input {info.name!r} has no shape; set one in the model")
         shape = []
         for axis, d in enumerate(tensor.shape.dim):
-            size = _size_or_name(info.name, axis, d)
+            size = size_or_name(info.name, axis, d)
             if isinstance(size, str):
                 known.add(size)
                 if size not in self.dims:
                     unbound.append((info.name, axis, size))
-                size = int(self.dims.get(size, 1))
+                given = self.dims.get(size, 1)
+                if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 0:
+                    raise InputError(f"dims: {size} is {given!r}, it must be an integer that is not negative")
+                size = int(given)
             shape.append(size)
         dtype = data_type(tensor.elem_type, f"input {info.name!r}")
         value = self.builder.graph.add_input(info.name, TensorType(dtype, tuple(shape)))
         if not value.type.size:  # nothing computes with it: what it is, is known
-            return np.zeros(value.type.shape, dtype.numpy)
+            return empty(value.type)
         return self.builder.mark(value, tensor.elem_type)
 
     def _check_dims(self, unbound: list[tuple[str, int, str]], known: set[str]) -> None:
-        for name, value in self.dims.items():
+        for name in self.dims:
             if name not in known:
                 have = f"it has {', '.join(sorted(known))}" if known else "it has none"
                 raise InputError(f"dims: the model has no free dimension {name!r}; {have}")
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-                raise InputError(f"dims: {name} is {value!r}, it must be an integer that is not negative")
         if unbound:
             where = "; ".join(f"input {i!r} axis {a} ({n})" for i, a, n in unbound)
             names = list(dict.fromkeys(n for *_, n in unbound))

@@ -249,4 +249,5 @@ def _of_nothing(call: Call, kind: str, axes: tuple[int, ...] | None) -> Operand:
         lowest, highest = info.min, 1 if call.builder.element(call.operand(0)) == BOOL else info.max
     value = {"ReduceMax": lowest, "ReduceMin": highest, "ReduceProd": 1, "ReduceMean": math.nan}.get(kind, 0)
     value = -math.inf if kind in ("ReduceLogSum", "ReduceLogSumExp") else value
+    call.limit(*out.shape)
     return np.full(out.shape, value, t.dtype.numpy)

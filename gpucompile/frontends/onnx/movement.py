@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpucompile.errors import ModelError
-from gpucompile.frontends.onnx.call import Call, Operand, onnx_op, type_of
+from gpucompile.frontends.onnx.call import Call, Operand, empty, onnx_op, type_of
 from gpucompile.ops.gather import Gather
 from gpucompile.ops.movement import Concat, Expand, Pad, Reshape, Reverse, Slice, Transpose, Triangular
 from gpucompile.ops.movement import Tile as TileOp
@@ -182,6 +182,7 @@ def _repeated(call: Call, x: Operand, begins: list[int], ends: list[int], wrap: 
     """x going round, or back and forth, as often as the padding is wide."""
     for axis, extent in enumerate(type_of(x).shape):
         if begins[axis] or ends[axis]:
+            call.limit(begins[axis] + extent + ends[axis])
             at = np.arange(-begins[axis], extent + ends[axis])
             if wrap:
                 at %= extent
@@ -195,10 +196,11 @@ def _repeated(call: Call, x: Operand, begins: list[int], ends: list[int], wrap: 
 def expand(call: Call) -> Operand:
     t = call.type()
     wanted = tuple(call.ints(1, "shape") or ())
-    try:
-        shape = np.broadcast_shapes(t.shape, wanted)
-    except ValueError:
-        raise ModelError(f"{t} cannot expand to {list(wanted)}") from None
+    rank = max(t.rank, len(wanted))
+    pairs = zip((1,) * (rank - t.rank) + t.shape, (1,) * (rank - len(wanted)) + wanted, strict=True)
+    shape = tuple(w if d == 1 else d for d, w in pairs)
+    if any(w not in (1, d) for d, w in zip(shape[rank - len(wanted) :], wanted, strict=True)):
+        raise ModelError(f"{t} cannot expand to {list(wanted)}")
     return call.operand(0) if shape == t.shape else call.add(Expand(shape), call.operand(0))
 
 
@@ -209,7 +211,7 @@ def tile(call: Call) -> Operand:
     if len(repeats) != t.rank:
         raise ModelError(f"{len(repeats)} repeats for {t}")
     if 0 in repeats:
-        return np.zeros([r * d for r, d in zip(repeats, t.shape, strict=True)], t.dtype.numpy)
+        return empty(t.with_shape(tuple(r * d for r, d in zip(repeats, t.shape, strict=True))))
     return call.add(TileOp(tuple(repeats)), call.operand(0))
 
 

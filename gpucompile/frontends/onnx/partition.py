@@ -14,11 +14,11 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
-from gpucompile.errors import UnsupportedError
+from gpucompile.errors import UnsupportedError, counted
 from gpucompile.frontends.onnx.fallback import HostModels, HostNode, Keeper, Thing, things
-from gpucompile.frontends.onnx.tensors import DATA_TYPES
+from gpucompile.frontends.onnx.refusal import grouped
+from gpucompile.frontends.onnx.tensors import DATA_TYPES, element_name
 from gpucompile.ir.graph import Constant, Graph, Node, Value
 from gpucompile.ir.partition import Segment, cut, extract
 
@@ -76,7 +76,10 @@ def partition(
 
     Raises UnsupportedError listing the nodes that nobody takes."""
     if keeper.refused:
-        raise UnsupportedError("nodes that neither the device nor a host takes:\n  " + "\n  ".join(keeper.refused))
+        behind = sum(n.follows for n in keeper.refused)
+        lines = grouped([n for n in keeper.refused if not n.follows])
+        lines += [f"{counted(behind, 'node')} behind these could not be looked at"] if behind else []
+        raise UnsupportedError("neither the device nor a host takes:\n  " + "\n  ".join(lines))
     ends: dict[str, Thing] = {}
     for name, result in outputs.items():
         if not isinstance(result, np.ndarray):
@@ -191,7 +194,7 @@ def _kind(t: onnx.TypeProto) -> Kind:
     if not t.HasField("tensor_type"):
         return Kind("unknown", ranked=False)
     tensor = t.tensor_type
-    name = TensorProto.DataType.Name(tensor.elem_type).lower()
+    name = element_name(tensor.elem_type)
     known = DATA_TYPES[tensor.elem_type].value if tensor.elem_type in DATA_TYPES else ""
     dtype = known or name.replace("double", "float64")
     if not tensor.HasField("shape"):

@@ -132,6 +132,7 @@ def _max_with_indices(call: Call) -> tuple[Operand, Operand]:
     padded = call.add(Pad((0, 0, *w.begins), (0, 0, *over), "constant", lowest), x) if any((*w.begins, *over)) else x
     order = range(len(sizes)) if not call.attr("storage_order", 0) else range(len(sizes))[::-1]
     best: Operand | None = None
+    call.limit(*sizes, arrays=math.prod(w.size))
     where: Operand = np.full(sizes, -1, np.int32)
     for tap in itertools.product(*(range(k) for k in w.size)):
         starts = [k * d for k, d in zip(tap, w.dilations, strict=True)]

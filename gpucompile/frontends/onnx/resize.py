@@ -37,6 +37,7 @@ def resize(call: Call) -> Operand:
     if 0 in sizes:
         return np.zeros(sizes, t.dtype.numpy)
     crop = where == "tf_crop_and_resize"
+    call.limit(*(sizes if crop else [max(sizes)]))
     antialias = bool(call.attr("antialias", 0))
     changed = [a for a in range(t.rank) if sizes[a] != t.shape[a] or (crop and a in axes) or scales[a] != 1.0]
     if not changed:
@@ -55,7 +56,7 @@ def resize(call: Call) -> Operand:
     if crop and len(roi) != 2 * len(axes):
         raise ModelError(f"a region of {len(roi)} numbers for {len(axes)} axes")
     x = call.operand(0)
-    outside = np.zeros(sizes, np.bool_)
+    outside = np.zeros(sizes if crop else (), np.bool_)
     for a in changed:
         region = (roi[axes.index(a)], roi[len(axes) + axes.index(a)]) if crop else (0.0, 1.0)
         at = _coordinates(where, t.shape[a], sizes[a], scales[a], region)
@@ -68,6 +69,7 @@ def resize(call: Call) -> Operand:
         else:
             cubic = call.attr("cubic_coeff_a", -0.75) if mode == "cubic" else None
             narrow = min(1.0, scales[a]) if antialias else 1.0
+            call.limit(sizes[a], t.shape[a])
             matrix = _weights(at, t.shape[a], cubic, narrow, bool(call.attr("exclude_outside", 0)))
             x = _along(call, x, a, matrix)
     if outside.any():

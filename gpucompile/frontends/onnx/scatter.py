@@ -78,6 +78,7 @@ def scatter_elements(call: Call) -> Operand:
         return out
     ends = tuple(d - n for d, n in zip(t.shape, corner, strict=True))
     begins = (0,) * t.rank
+    call.limit(*t.shape)
     inside = np.pad(np.ones(corner, np.uint8), list(zip(begins, ends, strict=True)))
     return call.add(Where(), inside, call.add(Pad(begins, ends), out), call.operand(0))
 

@@ -25,12 +25,14 @@ from gpucompile.frontends.onnx.call import (
     Call,
     Function,
     Opaque,
+    OpaqueError,
     find_function,
     located,
     read_attributes,
     resolved,
     type_of,
 )
+from gpucompile.frontends.onnx.refused import REFUSED
 from gpucompile.frontends.onnx.tensors import element_type, read_tensor
 from gpucompile.ir.graph import Literal, Value
 
@@ -82,7 +84,7 @@ class Scope:
         functions = self._functions(nodes)
         read = {name for node in nodes for name in reads(node)} | set(self.outputs)
         for node in nodes:
-            attempt = partial(self._import, node, functions.get((node.domain, node.op_type)), read)
+            attempt = partial(self._import, node, functions[node.domain, node.op_type], read)
             if self.keep is None:
                 attempt()
             else:
@@ -107,7 +109,7 @@ class Scope:
                 raise ModelError(f"{user}: {name!r} is not defined anywhere")
         found = self.env[name]
         if isinstance(found, Opaque):
-            raise UnsupportedError(f"it reads {name!r}, {found.why}")
+            raise OpaqueError(f"it reads {name!r}, {found.why}")
         return found
 
     def present(self, name: str, user: str) -> Anything:
@@ -142,30 +144,15 @@ class Scope:
                 raise ModelError(f"the graph has a cycle: {cycle}") from e
         return [self.nodes[i] for i in order]
 
-    def _functions(self, nodes: list[onnx.NodeProto]) -> dict[tuple[str, str], Function]:
-        """The import function of each (domain, op type). Raises UnsupportedError listing all that have none,
-        unless the nodes are kept."""
-        found: dict[tuple[str, str], Function] = {}
-        missing: dict[str, list[str]] = {}
-        for node in nodes:
-            key = (node.domain, node.op_type)
-            function = found.get(key) or self._function(*key)
-            if function is None:
-                missing.setdefault(self._kind(node), []).append(node.name or ", ".join(node.output))
-            else:
-                found[key] = function
-        if missing and self.keep is None:
-            lines = (
-                f"{k}: {len(v)}x, {', '.join(map(repr, v[:3]))}{', ...' if len(v) > 3 else ''}"
-                for k, v in missing.items()
-            )
-            raise UnsupportedError("ops that gpucompile does not have:\n  " + "\n  ".join(lines))
-        return found
+    def _functions(self, nodes: list[onnx.NodeProto]) -> dict[tuple[str, str], Function | None]:
+        """The import function of each (domain, op type), None where there is none."""
+        return {key: self._function(*key) for key in dict.fromkeys((n.domain, n.op_type) for n in nodes)}
 
-    def _kind(self, node: onnx.NodeProto) -> str:
-        domain = node.domain or "ai.onnx"
-        version = f" opset {self.versions.get('')}" if domain == "ai.onnx" else ""
-        return f"{node.op_type} ({domain}{version})"
+    def _lacking(self, node: onnx.NodeProto) -> str:
+        """Why there is no import function."""
+        if node.domain in ("", "ai.onnx"):
+            return REFUSED.get(node.op_type, f"no import function (opset {self.versions.get('')})")
+        return f"no import function (domain {node.domain})"
 
     def _function(self, domain: str, name: str) -> Function | None:
         domain = "" if domain == "ai.onnx" else domain
@@ -228,7 +215,7 @@ class Scope:
 
     def _import(self, node: onnx.NodeProto, function: Function | None, read: set[str]) -> None:
         if function is None:
-            raise UnsupportedError(f"no import function for {self._kind(node)}")
+            raise UnsupportedError(f"{where(node)}: {self._lacking(node)}")
         node, place = resolved(node, self.attributes), where(node)
         inputs = [self.lookup(name, place) if name else None for name in node.input]
         try:

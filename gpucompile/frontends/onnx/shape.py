@@ -9,9 +9,10 @@ import numpy as np
 from gpucompile.errors import ModelError
 from gpucompile.frontends.onnx.call import FOLD_LIMIT, Anything, Call, Operand, onnx_op
 from gpucompile.ir.graph import Literal
+from gpucompile.ops.movement import Expand
 
 
-@onnx_op("Identity")
+@onnx_op("Identity", "MemcpyFromHost", "MemcpyToHost")  # ONNX Runtime's copies in models that it has optimised
 def identity(call: Call) -> Anything:
     return call.present(0)
 
@@ -21,7 +22,10 @@ def dropout(call: Call) -> tuple[Operand | None, ...]:
     """Nothing is dropped in inference, nor with the ratio 0; the mask is all ones."""
     if call.has(2) and call.array(2, "training_mode").any() and (not call.has(1) or call.array(1, "ratio").any()):
         call.unsupported("training mode: results would be random")
-    mask = np.ones(call.type().shape, np.uint8) if any(call.wanted[1:]) else None
+    mask = None
+    if any(call.wanted[1:]):
+        call.limit(*call.type().shape)
+        mask = np.ones(call.type().shape, np.uint8)
     return (call.operand(0), mask)[: len(call.node.output)]
 
 
@@ -49,7 +53,10 @@ def constant_of_shape(call: Call) -> Operand:
     value = call.attr("value", np.zeros(1, np.float32))
     if isinstance(value, Literal):
         call.unsupported(f"a constant of {value.type.dtype.value}")
-    return np.broadcast_to(value.reshape(()), shape)
+    one = value.reshape(())
+    if math.prod(shape) > FOLD_LIMIT:  # a kernel's loads make it, no memory
+        return call.builder.graph.add(Expand(tuple(shape)), call.builder.value(one))
+    return np.broadcast_to(one, shape)
 
 
 @onnx_op("Shape")
@@ -69,6 +76,5 @@ def range_(call: Call) -> Operand:
     if not delta:
         raise ModelError("delta is 0")
     count = max(0, math.ceil((limit - start) / delta))
-    if count > FOLD_LIMIT:
-        call.unsupported(f"{count} elements; at most {FOLD_LIMIT} are supported")
+    call.limit(count, arrays=3)
     return np.asarray(start + np.arange(count) * delta).astype(start.dtype)

@@ -12,10 +12,14 @@ from gpucompile.ops.contraction import Matmul
 from gpucompile.ops.elementwise import Mul
 from gpucompile.ops.movement import Concat, Pad, Reshape, Transpose
 
+#: The most frames of a signal, each of which is a slice of it.
+FRAMES_LIMIT = 1 << 14
 
-def fourier(count: int, results: int, inverse: bool, imaginary: bool, one_sided: bool) -> np.ndarray:
+
+def fourier(call: Call, count: int, results: int, inverse: bool, imaginary: bool, one_sided: bool) -> np.ndarray:
     """[count * parts, results * 2]: the transform of `count` numbers, each of one or two parts (real, imaginary),
     interleaved. A one-sided inverse makes real numbers of half a spectrum: [count * 2, results]."""
+    call.limit(count, results, arrays=8)
     n = results if inverse and one_sided else count
     angle = 2 * np.pi * np.outer(np.arange(count), np.arange(results)) / n
     if inverse and one_sided:  # what is missing of the spectrum is the conjugate of what is there
@@ -53,7 +57,7 @@ def dft(call: Call) -> Operand:
         ends[axis] = wanted - type_of(x).shape[axis]
         x = call.add(Pad((0,) * t.rank, tuple(ends)), x) if any(ends) else x
     results = length // 2 + 1 if one_sided and not inverse else length
-    matrix = fourier(wanted, results, inverse, parts == 2, one_sided)
+    matrix = fourier(call, wanted, results, inverse, parts == 2, one_sided)
     order = (*(a for a in range(t.rank - 1) if a != axis), axis, t.rank - 1)
     moved = call.add(Transpose(order), x)
     lead = type_of(moved).shape[:-2]
@@ -74,6 +78,8 @@ def stft(call: Call) -> Operand:
     if step < 1 or not 1 <= size <= length:
         raise ModelError(f"frames of {size} every {step} of a signal of {length}")
     frames = (length - size) // step + 1
+    if frames > FRAMES_LIMIT:
+        call.unsupported(f"{frames:,} frames; up to {FRAMES_LIMIT:,} are supported")
     pieces = [
         call.add(
             Reshape((batch, 1, size, parts)),
@@ -86,7 +92,7 @@ def stft(call: Call) -> Operand:
         framed = call.add(Mul(), framed, call.add(Reshape((size, 1)), call.operand(2)))
     one_sided = bool(call.attr("onesided", 1))
     results = size // 2 + 1 if one_sided else size
-    matrix = fourier(size, results, False, parts == 2, one_sided).astype(t.dtype.numpy)
+    matrix = fourier(call, size, results, False, parts == 2, one_sided).astype(t.dtype.numpy)
     out = call.add(Matmul(), call.add(Reshape((batch * frames, size * parts)), framed), matrix)
     return call.add(Reshape((batch, frames, results, 2)), out)
 
@@ -98,6 +104,7 @@ def mel_weight_matrix(call: Call) -> Operand:
     low, high = (float(call.array(i, "parameters").reshape(-1)[0]) for i in (3, 4))
     dtype = data_type(call.attr("output_datatype", 1), "the result").numpy
     ends = [2595 * np.log10(1 + f / 700) for f in (low, high)]
+    call.limit(bins, length // 2 + 1)
     mels = ends[0] + np.arange(bins + 2) * (ends[1] - ends[0]) / (bins + 2)
     at = [int((length + 1) * 700 * (10 ** (mel / 2595) - 1) // rate) for mel in mels]
     out = np.zeros((length // 2 + 1, bins))

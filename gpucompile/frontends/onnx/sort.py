@@ -101,6 +101,7 @@ def eye_like(call: Call) -> Operand:
     dtype = t.dtype.numpy
     if "dtype" in call.attributes:
         dtype = data_type(call.attr("dtype"), "the result").numpy
+    call.limit(*t.shape)
     return np.eye(t.shape[0], t.shape[1], call.attr("k", 0), dtype=dtype)
 
 

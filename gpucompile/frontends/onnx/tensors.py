@@ -42,10 +42,14 @@ def element_type(dtype: DataType) -> int:
 def data_type(element_type: int, what: str) -> DataType:
     """The data type for an ONNX element type. Raises UnsupportedError naming `what` has it."""
     if element_type not in DATA_TYPES:
-        names = TensorProto.DataType
-        name = names.Name(element_type) if element_type in names.values() else str(element_type)
-        raise UnsupportedError(f"{what} has the data type {name.lower()}, which is not supported")
+        raise UnsupportedError(f"{what} has the data type {element_name(element_type)}, which is not supported")
     return DATA_TYPES[element_type]
+
+
+def element_name(element_type: int) -> str:
+    """ONNX's name of an element type in lower case, its number where there is none."""
+    names = TensorProto.DataType
+    return str(names.Name(element_type)).lower() if element_type in names.values() else str(element_type)
 
 
 def read_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray | Literal:
