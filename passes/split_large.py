@@ -8,7 +8,8 @@
 
 The fewest parts that fit into `max-storage-buffer-binding-size` (vgg19's first fully connected layer: 392 MiB of
 weights against 128 MiB), all a multiple of 4 columns but the last. Parts of weights stored as rows [N, K] share the
-memory of the whole, as do those of tables. Any other tensor above the limit is an UnsupportedError.
+memory of the whole, as do those of tables. `split-activations` has cut what is computed; any tensor that is still above the
+limit is an UnsupportedError.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def too_large(value: Value, target: Target) -> str:
     """What to say about a value above the limit."""
     return (
         f"{value!r} has {value.type.nbytes} bytes, the target {target.name} binds {target.limit(LIMIT)} at most "
-        f"({LIMIT}), and only constant weights of gemm, matmul, conv2d and gather can be cut"
+        f"({LIMIT}), and it cannot be cut"
     )
 
 
@@ -106,7 +107,7 @@ def _split(graph: Graph, node: Node, w: Value, axes: tuple[int, int], limit: int
     parts = []
     for start in range(0, columns, width):
         stop = min(start + width, columns)
-        operands = [_part(graph, node, w, weight_axis, start, stop)]
+        operands = [part_of(graph, node, w, weight_axis, start, stop)]
         operands += [_bias_part(graph, node, b, columns, start, stop) for b in bias if b is not None]
         part = graph.add(node.op, a, *operands, before=node, name=node.output.name)
         for after in tail:
@@ -142,7 +143,7 @@ def _split_table(graph: Graph, node: Node, axis: int, limit: int, ctx: Context) 
     for start in range((rows - 1) // fitting * fitting, -1, -fitting):
         stop = min(start + fitting, rows)
         near = add(Sub(), add(Max(), indices, number(start)), number(start))
-        found = add(node.op, _part(graph, node, table, axis, start, stop), near)
+        found = add(node.op, part_of(graph, node, table, axis, start, stop), near)
         if out is None:
             out = found
         else:
@@ -170,10 +171,10 @@ def _bias_part(graph: Graph, node: Node, bias: Value, columns: int, start: int, 
     """The columns start..stop of a bias, which may be broadcast along them."""
     if bias.type.rank == 0 or bias.type.shape[-1] != columns:
         return bias
-    return _part(graph, node, bias, bias.type.rank - 1, start, stop)
+    return part_of(graph, node, bias, bias.type.rank - 1, start, stop)
 
 
-def _part(graph: Graph, node: Node, v: Value, axis: int, start: int, stop: int) -> Value:
+def part_of(graph: Graph, node: Node, v: Value, axis: int, start: int, stop: int) -> Value:
     """v[start:stop] along `axis`: a constant if v is one, else a slice."""
     if v.constant is None:
         starts = tuple(start if i == axis else 0 for i in range(v.type.rank))
