@@ -9,6 +9,12 @@ checks its sha256, and keeps it in $GPUCOMPILE_MODELS (~/.cache/gpucompile/model
 
 Inputs are seeded random ones of the kind that the model takes. Tolerances are relative to the largest value of an
 output; each that is above 1e-5 has its reason beside it.
+
+The length of what a text-to-speech model says is a sum of rounded durations, so the shapes of its second half depend on
+data, and its nodes run on the CPU. A duration close to half a frame may be rounded the other way, which would leave
+nothing to compare: so the durations before rounding are compared with onnxruntime's, and the sound with what onnxruntime
+makes of the model with our rounded ones in the place of its own. The rows `_timed` are the same models with durations
+given as constants: then every shape is known, and all nodes run on the device.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +45,9 @@ MINILM = {"batch": 2, "sequence": 32}
 class Model:
     """Where a model comes from and how it is run. `files`: inside the packages, in this order joined to one. `dims`:
     its free dimensions. `constants`: inputs fixed when it is compiled, with their values. `scale`: of float inputs.
-    `page`: images show writing. `below`: ids are smaller. `refused`: what of it gpucompile does not have; "" where it
-    compiles."""
+    `page`: images show writing. `below`: ids are smaller. `rounded`: the node that rounds durations, on which shapes
+    depend; such a model runs with nodes on the CPU. `timed`: the same model with the durations that onnxruntime finds as
+    constants."""
 
     packages: tuple[str, ...]
     files: tuple[str, ...]
@@ -52,7 +59,8 @@ class Model:
     page: bool = False
     below: int = 30
     tolerance: float = 1e-5
-    refused: str = ""
+    rounded: str = ""
+    timed: bool = False
     optional: bool = False
 
 
@@ -245,7 +253,8 @@ MODELS: dict[str, Model] = {
         "Apache-2.0",
         {"L": 24},
         constants={"speed": 1.0},
-        refused="its limit depends on the data",  # the length of the sound
+        rounded="/Round",
+        tolerance=5e-2,  # 77 times activations rounded to 8 bits: onnxruntime without its own fusions differs by 2e-2
     ),
     "hibari_oov": _one(
         HIBARI,
@@ -269,7 +278,8 @@ MODELS: dict[str, Model] = {
         {"sequence_length": 8},
         constants={"speed": 1.0},
         scale=0.1,  # about what voices have
-        refused="its limit depends on the data",  # the length of the sound
+        rounded="/encoder/Round",
+        tolerance=5e-2,
     ),
     "nudenet": _one(
         "nudenet==3.4.2",
@@ -280,6 +290,8 @@ MODELS: dict[str, Model] = {
         optional=True,
     ),
 }
+
+MODELS |= {f"{n}_timed": replace(m, timed=True) for n, m in MODELS.items() if m.rounded}
 
 
 # files --------------------------------------------------------------------------------------------------------------
@@ -295,6 +307,7 @@ def folder() -> Path:
 def fetch(name: str) -> Path:
     """The model's file, downloaded when it is not there. Raises OSError where pip cannot get the package, ValueError
     where the content is not the recorded one."""
+    name = name.removesuffix("_timed")
     model = MODELS[name]
     path = folder() / f"{name}.onnx"
     if path.is_file():
@@ -387,9 +400,41 @@ def measure(name: str, device: gpucompile.Device, repeat: int = 3) -> against_cp
     """One model on `device`."""
     model = MODELS[name]
     path = fetch(name)
-    return against_cpu.measure(
-        name, path, feeds(name, path), model.dims, model.tolerance, device, tuple(model.constants), repeat
-    )
+    given = feeds(name, path)
+    whole = (model.dims, model.tolerance, device, tuple(model.constants), repeat)
+    if not model.rounded:
+        return against_cpu.measure(name, path, given, *whole)
+    speaking, rest = (_cut(path, model.rounded, without) for without in (False, True))
+    (durations,) = (i.name for i in rest.graph.input if i.name not in given)
+    if model.timed:
+        given[durations] = against_cpu.expected(speaking, given)[durations]
+        return against_cpu.measure(
+            name, rest, given, model.dims, model.tolerance, device, (*model.constants, durations), repeat
+        )
+
+    def want(got: Mapping[str, Array]) -> dict[str, Array]:
+        """What onnxruntime says with our durations, and the durations that this makes of onnxruntime's."""
+        found = against_cpu.expected(rest, {**given, durations: got[durations]})
+        before = next(n.input[0] for n in speaking.graph.node if n.name == model.rounded)
+        if not np.array_equal(np.rint(got[before]), got[durations]):
+            raise ValueError(f"{durations} is not {before} rounded")
+        return {n: got[n] if n == durations else found[n] for n in got}
+
+    return against_cpu.measure(name, speaking, given, *whole, fallback=True, want=want)
+
+
+def _cut(path: Path, rounded: str, without: bool) -> onnx.ModelProto:
+    """The model with what its node `rounded` reads as one more output, and what it gives as another; or `without` that
+    node, what it gives being an input."""
+    model = onnx.load(path)
+    graph = model.graph
+    (node,) = (n for n in graph.node if n.name == rounded)
+    read, given = (onnx.helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in (*node.input, *node.output))
+    graph.output.append(read)
+    (graph.input if without else graph.output).append(given)
+    if without:
+        graph.node.remove(node)
+    return model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -415,7 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with gpucompile.Device.open() as device:
         rows = against_cpu.print_table(names, lambda n: measure(n, device, options.repeat))
-    return 0 if all(r.ok or MODELS[r.name].refused for r in rows) else 1
+    return 0 if all(r.ok for r in rows) else 1
 
 
 if __name__ == "__main__":

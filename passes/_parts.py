@@ -86,7 +86,7 @@ def _first(node: Node, axis: int | None, result: int | None) -> Way:
 
 
 def _broadcast(t: TensorType | None, axis: int, out: TensorType) -> int | None:
-    """The axis of an operand that becomes `axis` of the result it is broadcast to; None where it has one index there."""
+    """The axis of an operand that becomes `axis` of the result it is broadcast to; None if it has one index there."""
     if t is None:
         return None
     own = axis - (out.rank - t.rank)
@@ -197,15 +197,14 @@ def _concat(node: Node) -> Iterator[Way]:
         yield Way((a,) * len(node.inputs), a)
 
 
+_ALIKE = (Softmax, LocalResponseNormalization, LayerNormalization, Resample2d, Pool2d, Pad, Slice)
 _WAYS: dict[type[Op], Callable[[Node], Iterator[Way]]] = {
     Elementwise: _elementwise,
     Expand: _elementwise,
     Matmul: _matmul,
     Gemm: _gemm,
     Convolution: _convolution,
-    **dict.fromkeys(
-        (Softmax, LocalResponseNormalization, LayerNormalization, Resample2d, Pool2d, Pad, Slice), _untouched
-    ),
+    **dict.fromkeys(_ALIKE, _untouched),
     BatchNormalization: _normalization,
     InstanceNormalization: _normalization,
     Reduction: _reduction,

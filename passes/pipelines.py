@@ -31,11 +31,11 @@ PHASES: dict[str, str] = {
 #: OpenVINO computes in 8 bits where it finds 8-bit weights before a dequantisation, so those are not evaluated.
 _FOR_OPENVINO = f"{PHASES['simplify']},{PHASES['normalise']}".replace("fold-constants", "fold-constants{max_widened=0}")
 
+_UNFUSED = ",".join(PHASES[phase] for phase in ("simplify", "normalise", "parts", "layout", "tidy", "target"))
+
 PIPELINES: dict[str, str] = {
-    "default": ",".join(
-        PHASES[phase] for phase in ("simplify", "normalise", "parts", "layout", "tidy", "target", "fuse")
-    ),
-    "no-fuse": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "parts", "layout", "tidy", "target")),
+    "default": f"{_UNFUSED},{PHASES['fuse']}",
+    "no-fuse": _UNFUSED,
     "none": "unroll,fold-constants,split-activations," + PHASES["target"],
     "openvino-cpu": f"{_FOR_OPENVINO},{PHASES['openvino']}",
     "openvino-npu": f"{_FOR_OPENVINO},precision,{PHASES['openvino']}",

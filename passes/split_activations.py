@@ -4,10 +4,11 @@
     z = conv2d(f(x), W)                     -> conv2d(f(x[part 1]), W[part 1]) + conv2d(f(x[part 2]), W[part 2]) + ..
 
 A region is what hangs together by large values. All of it is cut into the same number of equal parts, each value along
-one axis: the scores of attention by heads, images by channels (`_parts` knows the ways of each op). Of the axes that work
-throughout, the one with the fewest parts is taken, then with the fewest sums, the outermost of these. One part goes all the way before the next
-begins, so that little memory is alive at once. Runs before `layout`, while heads and channels are axes of their own.
-Linear in nodes times axes. A region without such an axis stays; `split-large` says what is too large then.
+one axis: the scores of attention by heads, images by channels (`_parts` knows the ways of each op). Of the axes that
+work throughout, the one with the fewest parts is taken, then with the fewest sums, the outermost of these. One part goes
+all the way before the next begins, so that little memory is alive at once. Runs before `layout`, while heads and
+channels are axes of their own. Linear in nodes times axes. A region without such an axis stays; `split-large` says what
+is too large then.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _around(v: Value) -> Iterator[Node]:
 
 def _cuts(region: _Region, limit: int) -> _Cuts | None:
     """The best way to cut a region; None if there is none."""
-    if any(v.is_output for v in region.values):
+    if any(v.is_output for v in region.values) or any(len(node.outputs) > 1 for node in region.nodes):
         return None
     known = {node: _steps(node, region.values) for node in region.nodes}
     start = max((node.output for node in region.nodes if node.output in region.values), key=lambda v: v.type.nbytes)

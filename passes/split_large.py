@@ -8,8 +8,8 @@
 
 The fewest parts that fit into `max-storage-buffer-binding-size` (vgg19's first fully connected layer: 392 MiB of
 weights against 128 MiB), all a multiple of 4 columns but the last. Parts of weights stored as rows [N, K] share the
-memory of the whole, as do those of tables. `split-activations` has cut what is computed; any tensor that is still above the
-limit is an UnsupportedError.
+memory of the whole, as do those of tables. `split-activations` has cut what is computed; any tensor that is still above
+the limit is an UnsupportedError.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from gpucompile.ops.elementwise import Add, Max, Sub
 from gpucompile.ops.gather import Gather
 from gpucompile.ops.logical import Lesser, Where
 from gpucompile.ops.movement import Concat, Reshape, Slice
+from gpucompile.passes._parts import ways
 from gpucompile.passes._rewrite import erase, only_user
 from gpucompile.passmanager.base import Context, Pass
 from gpucompile.target import Target
@@ -68,14 +69,16 @@ def too_large(value: Value, target: Target) -> str:
 
 
 def reject(node: Node, target: Target, known: Callable[[Value], bool]) -> str | None:
-    """Why the target cannot run a node that is not fused with others; None if it can. `known(value)` says whether a
-    value depends on constants only."""
+    """Why the target cannot run a node that is not fused with others; None if it can, or if that depends on the nodes
+    around it (`split-activations`). `known(value)` says whether a value depends on constants only."""
     limit = target.limit(LIMIT)
-    cut = 0 if isinstance(node.op, Gather) else 1 if _column_axes(node) else None  # the operand that can be cut
+    cut = 0 if isinstance(node.op, Gather) else 1 if _column_axes(node) else None  # the weights that can be cut
+    in_parts = bool(ways(node))
     for i, v in enumerate(node.inputs):
-        if v is not None and v.type.nbytes > limit and not (i == cut and known(v)):
+        computed = v is not None and v.producer is not None and not known(v)
+        if v is not None and v.type.nbytes > limit and not (in_parts if computed else i == cut and known(v)):
             return too_large(v, target)
-    return next((too_large(v, target) for v in node.outputs if v.type.nbytes > limit), None)
+    return next((too_large(v, target) for v in node.outputs if v.type.nbytes > limit and not in_parts), None)
 
 
 def _column_axes(node: Node) -> tuple[int, int] | None:

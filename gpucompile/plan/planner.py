@@ -211,8 +211,8 @@ def _pack_scratch(
     where: dict[Storage, tuple[int, int]],
     limit: int,
 ) -> int:
-    """Pack every arena into a buffer of its own, or several where it is larger than the `limit` of a buffer; returns the
-    sum of their lower bounds in bytes."""
+    """Pack every arena into a buffer of its own, or several where it is larger than the `limit` of a buffer; returns
+    the sum of their lower bounds in bytes."""
     bound = 0
     for arena in sorted({s.arena for s in storages}):
         members = [s for s in storages if s.arena == arena]
