@@ -27,7 +27,7 @@ HEAD = ("model", "nodes", "kernels", "compile s", "latency ms", "error", "tolera
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured; `problem` says why there are no figures, or that they are wrong."""
+    """What was measured; `problem` says why there are no figures, or that they are wrong, `note` what else to know."""
 
     name: str
     nodes: int
@@ -37,6 +37,7 @@ class Row:
     latency: float = math.nan
     error: float = math.nan
     problem: str = ""
+    note: str = ""
 
     @property
     def ok(self) -> bool:
@@ -46,7 +47,7 @@ class Row:
         """The texts of the row, in the order of HEAD."""
         figures = (f"{self.compile_seconds:.2f}", f"{self.latency:.1f}", f"{self.error:.0e}", f"{self.tolerance:.0e}")
         shown = ["" if f == "nan" else f for f in figures]
-        return (self.name, str(self.nodes), str(self.kernels or ""), *shown, self.problem)
+        return (self.name, str(self.nodes), str(self.kernels or ""), *shown, self.problem or self.note)
 
 
 def expected(model: str | Path | onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -91,21 +92,29 @@ def measure(
     device: gpucompile.Device,
     constants: Sequence[str] = (),
     repeat: int = 3,
+    target: gpucompile.Target | None = None,
+    fallback: bool = False,
+    want: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None,
 ) -> Row:
-    """Compile `model` for `device` with `dims` bound and the inputs `constants` fixed to their value in `feeds`; run
-    and compare. What gpucompile refuses becomes a row with the reason; any other exception passes."""
+    """Compile `model` for `device` (or `target`) with `dims` bound and the inputs `constants` fixed to their value in
+    `feeds`; run and compare with onnxruntime, or with what `want` makes of the outputs. With `fallback`, nodes may run
+    on the CPU, `constants` are inputs like others, and the row's note says how many do. What gpucompile refuses becomes
+    a row with the reason; any other exception passes."""
     nodes = len(
         (model if isinstance(model, onnx.ModelProto) else onnx.load(model, load_external_data=False)).graph.node
     )
-    want = expected(model, feeds)
+    target = target or gpucompile.Target.of(device.adapter)
+    bundle: gpucompile.Bundle | gpucompile.PartitionedBundle
     start = time.perf_counter()
     try:
-        graph = import_model(model, dims, {c: feeds[c] for c in constants})
-        bundle = gpucompile.compile(graph, gpucompile.Target.of(device.adapter))
+        if fallback:
+            bundle = gpucompile.compile(model, target, dims, fallback="allow")
+        else:
+            bundle = gpucompile.compile(import_model(model, dims, {c: feeds[c] for c in constants}), target)
     except gpucompile.UnsupportedError as e:
         return Row(name, nodes, tolerance, problem=f"refused: {e}")
     seconds = time.perf_counter() - start
-    given = {n: x for n, x in feeds.items() if n not in constants}
+    given = {n: x for n, x in feeds.items() if fallback or n not in constants}
     times = []
     with gpucompile.load(bundle, device=device) as run:
         got = run.run(given)
@@ -113,12 +122,13 @@ def measure(
             start = time.perf_counter()
             run.run(given)
             times.append(time.perf_counter() - start)
-    error = difference(got, want)
+    error = difference(got, want(got) if want else expected(model, feeds))
     problem = "" if error <= tolerance else "WRONG"
     report = bundle.report
     assert report is not None  # fresh from the compiler
     latency = 1e3 * statistics.median(times) if times else math.nan
-    return Row(name, nodes, tolerance, report.kernels, seconds, latency, error, problem)
+    note = f"{len(bundle.fallback)} nodes on the CPU" if isinstance(bundle, gpucompile.PartitionedBundle) else ""
+    return Row(name, nodes, tolerance, report.kernels, seconds, latency, error, problem, note)
 
 
 def print_table(names: Sequence[str], row_of: Callable[[str], Row]) -> list[Row]:

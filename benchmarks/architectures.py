@@ -1,6 +1,7 @@
 """The zoo (architectures with random weights): nodes, kernels, compile time, latency, error against onnxruntime's CPU.
 
 python -m benchmarks architectures                    all, at full size (minutes on a software adapter)
+python -m benchmarks architectures --portable         for WebGPU's default limits instead of the adapter's own
 python -m benchmarks architectures --reduced
 python -m benchmarks architectures bert vit --write FOLDER      writes the models instead
 """
@@ -20,12 +21,14 @@ from benchmarks import against_cpu, zoo
 TOLERANCE = 1e-4
 
 
-def measure(name: str, device: gpucompile.Device, reduced: bool, repeat: int = 3) -> against_cpu.Row:
-    """One network of the zoo on `device`."""
+def measure(
+    name: str, device: gpucompile.Device, reduced: bool, repeat: int = 3, target: gpucompile.Target | None = None
+) -> against_cpu.Row:
+    """One network of the zoo on `device`, compiled for what it offers or for `target`, without nodes on the CPU."""
     network = zoo.NETWORKS[name]
     model = network.build(reduced)
     feeds = network.feeds(model, reduced)
-    return against_cpu.measure(name, model, feeds, network.dims, TOLERANCE, device, repeat=repeat)
+    return against_cpu.measure(name, model, feeds, network.dims, TOLERANCE, device, repeat=repeat, target=target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"all when left out: {', '.join(zoo.NETWORKS)}")
     parser.add_argument("--reduced", action="store_true", help="the reduced networks that the tests use")
+    parser.add_argument("--portable", action="store_true", help="compile for WebGPU's default limits")
     parser.add_argument("--repeat", type=int, default=3, help="timed runs (3)")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write NAME.onnx there and run nothing")
     options = parser.parse_args(arguments)
@@ -51,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
         return 0
     with gpucompile.Device.open() as device:
-        rows = against_cpu.print_table(names, lambda n: measure(n, device, options.reduced, options.repeat))
+        target = gpucompile.Target.portable() if options.portable else None
+        rows = against_cpu.print_table(names, lambda n: measure(n, device, options.reduced, options.repeat, target))
     return 0 if all(r.ok for r in rows) else 1
 
 

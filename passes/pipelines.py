@@ -2,6 +2,7 @@
 
     simplify    recurrent networks step by step, one normal form, constants evaluated, duplicates merged
     normalise   batch normalisation and its like move into the weights before them
+    parts       results too large for a binding are computed in parts
     layout      activations channels-last, weights in the kernels' order; the weights' transposes are evaluated
     tidy        what the layout left: transposes cancel, become views or move into weights; concats
                 share their beginnings
@@ -19,6 +20,7 @@ from __future__ import annotations
 PHASES: dict[str, str] = {
     "simplify": "unroll,canonicalize,fold-constants,canonicalize,cse",
     "normalise": "fold-batchnorm",
+    "parts": "split-activations",
     "layout": "layout,fold-constants",
     "tidy": "canonicalize,simplify-movement,fold-constants,canonicalize,cse,share-concats",
     "target": "dce,split-large,narrow-int64,legalize,split-reductions,emulate-f16,dce",
@@ -29,10 +31,12 @@ PHASES: dict[str, str] = {
 #: OpenVINO computes in 8 bits where it finds 8-bit weights before a dequantisation, so those are not evaluated.
 _FOR_OPENVINO = f"{PHASES['simplify']},{PHASES['normalise']}".replace("fold-constants", "fold-constants{max_widened=0}")
 
+_UNFUSED = ",".join(PHASES[phase] for phase in ("simplify", "normalise", "parts", "layout", "tidy", "target"))
+
 PIPELINES: dict[str, str] = {
-    "default": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "layout", "tidy", "target", "fuse")),
-    "no-fuse": ",".join(PHASES[phase] for phase in ("simplify", "normalise", "layout", "tidy", "target")),
-    "none": "unroll,fold-constants," + PHASES["target"],
+    "default": f"{_UNFUSED},{PHASES['fuse']}",
+    "no-fuse": _UNFUSED,
+    "none": "unroll,fold-constants,split-activations," + PHASES["target"],
     "openvino-cpu": f"{_FOR_OPENVINO},{PHASES['openvino']}",
     "openvino-npu": f"{_FOR_OPENVINO},precision,{PHASES['openvino']}",
 }

@@ -8,7 +8,8 @@
 
 The fewest parts that fit into `max-storage-buffer-binding-size` (vgg19's first fully connected layer: 392 MiB of
 weights against 128 MiB), all a multiple of 4 columns but the last. Parts of weights stored as rows [N, K] share the
-memory of the whole, as do those of tables. Any other tensor above the limit is an UnsupportedError.
+memory of the whole, as do those of tables. `split-activations` has cut what is computed; any tensor that is still above
+the limit is an UnsupportedError.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from gpucompile.ops.elementwise import Add, Max, Sub
 from gpucompile.ops.gather import Gather
 from gpucompile.ops.logical import Lesser, Where
 from gpucompile.ops.movement import Concat, Reshape, Slice
+from gpucompile.passes._parts import ways
 from gpucompile.passes._rewrite import erase, only_user
 from gpucompile.passmanager.base import Context, Pass
 from gpucompile.target import Target
@@ -62,19 +64,21 @@ def too_large(value: Value, target: Target) -> str:
     """What to say about a value above the limit."""
     return (
         f"{value!r} has {value.type.nbytes} bytes, the target {target.name} binds {target.limit(LIMIT)} at most "
-        f"({LIMIT}), and only constant weights of gemm, matmul, conv2d and gather can be cut"
+        f"({LIMIT}), and it cannot be cut"
     )
 
 
 def reject(node: Node, target: Target, known: Callable[[Value], bool]) -> str | None:
-    """Why the target cannot run a node that is not fused with others; None if it can. `known(value)` says whether a
-    value depends on constants only."""
+    """Why the target cannot run a node that is not fused with others; None if it can, or if that depends on the nodes
+    around it (`split-activations`). `known(value)` says whether a value depends on constants only."""
     limit = target.limit(LIMIT)
-    cut = 0 if isinstance(node.op, Gather) else 1 if _column_axes(node) else None  # the operand that can be cut
+    cut = 0 if isinstance(node.op, Gather) else 1 if _column_axes(node) else None  # the weights that can be cut
+    in_parts = bool(ways(node))
     for i, v in enumerate(node.inputs):
-        if v is not None and v.type.nbytes > limit and not (i == cut and known(v)):
+        computed = v is not None and v.producer is not None and not known(v)
+        if v is not None and v.type.nbytes > limit and not (in_parts if computed else i == cut and known(v)):
             return too_large(v, target)
-    return next((too_large(v, target) for v in node.outputs if v.type.nbytes > limit), None)
+    return next((too_large(v, target) for v in node.outputs if v.type.nbytes > limit and not in_parts), None)
 
 
 def _column_axes(node: Node) -> tuple[int, int] | None:
@@ -106,7 +110,7 @@ def _split(graph: Graph, node: Node, w: Value, axes: tuple[int, int], limit: int
     parts = []
     for start in range(0, columns, width):
         stop = min(start + width, columns)
-        operands = [_part(graph, node, w, weight_axis, start, stop)]
+        operands = [part_of(graph, node, w, weight_axis, start, stop)]
         operands += [_bias_part(graph, node, b, columns, start, stop) for b in bias if b is not None]
         part = graph.add(node.op, a, *operands, before=node, name=node.output.name)
         for after in tail:
@@ -142,7 +146,7 @@ def _split_table(graph: Graph, node: Node, axis: int, limit: int, ctx: Context) 
     for start in range((rows - 1) // fitting * fitting, -1, -fitting):
         stop = min(start + fitting, rows)
         near = add(Sub(), add(Max(), indices, number(start)), number(start))
-        found = add(node.op, _part(graph, node, table, axis, start, stop), near)
+        found = add(node.op, part_of(graph, node, table, axis, start, stop), near)
         if out is None:
             out = found
         else:
@@ -170,10 +174,10 @@ def _bias_part(graph: Graph, node: Node, bias: Value, columns: int, start: int, 
     """The columns start..stop of a bias, which may be broadcast along them."""
     if bias.type.rank == 0 or bias.type.shape[-1] != columns:
         return bias
-    return _part(graph, node, bias, bias.type.rank - 1, start, stop)
+    return part_of(graph, node, bias, bias.type.rank - 1, start, stop)
 
 
-def _part(graph: Graph, node: Node, v: Value, axis: int, start: int, stop: int) -> Value:
+def part_of(graph: Graph, node: Node, v: Value, axis: int, start: int, stop: int) -> Value:
     """v[start:stop] along `axis`: a constant if v is one, else a slice."""
     if v.constant is None:
         starts = tuple(start if i == axis else 0 for i in range(v.type.rank))

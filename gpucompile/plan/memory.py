@@ -72,6 +72,29 @@ def pack(items: Sequence[Item], alignment: int = 256) -> Packing:
     return Packing(tuple(o * alignment for o in offsets), total * alignment, bound * alignment)
 
 
+def distribute(items: Sequence[Item], limit: int) -> list[list[int]]:
+    """The items of one arena, by index, shared out to as few arenas as first-fit finds, none of which needs more than
+    `limit` bytes unless a single item does."""
+    order = sorted(range(len(items)), key=lambda i: (-items[i].size, items[i].start, i))
+    steps = max((item.end for item in items), default=0) + 1
+    for capacity in range(limit, 0, -max(1, limit // 16)):  # what fits by its sum may still be too large when packed
+        live: list[np.ndarray] = []
+        arenas: list[list[int]] = []
+        for i in order:
+            item = items[i]
+            span = slice(item.start, item.end + 1)
+            fitting = (k for k, used in enumerate(live) if used[span].max() + item.size <= capacity)
+            k = next(fitting, len(live))
+            if k == len(live):
+                live.append(np.zeros(steps, np.int64))
+                arenas.append([])
+            live[k][span] += item.size
+            arenas[k].append(i)
+        if all(len(a) == 1 or pack([items[i] for i in a]).total <= limit for a in arenas):
+            return arenas
+    return [[i] for i in order]
+
+
 def _bound(items: Sequence[Item], sizes: Sequence[int]) -> int:
     """Largest sum of live sizes over all steps."""
     if not items:

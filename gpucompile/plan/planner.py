@@ -23,7 +23,7 @@ from gpucompile.kernels.view import Storage, View
 from gpucompile.ops.movement import Concat, Reshape
 from gpucompile.ops.update import UpdateSlice
 from gpucompile.plan.arenas import order_and_assign
-from gpucompile.plan.memory import Item, pack
+from gpucompile.plan.memory import Item, distribute, pack
 from gpucompile.plan.storage import Assignment, parts_of, update_of, updated_operand, written_in_parts
 from gpucompile.plan.weights import Content, Place, WeightStore
 from gpucompile.plan.windows import unwrapped, windowed
@@ -70,7 +70,7 @@ def make_plan(
     places = store.add([_packed(s) for s in weights])
     packing = time.perf_counter() - start
     start = time.perf_counter()
-    plan, shaders = _assemble(graph, assignment, kernels, dict(zip(weights, places, strict=True)), store, name)
+    plan, shaders = _assemble(graph, assignment, kernels, dict(zip(weights, places, strict=True)), store, name, target)
     planning += time.perf_counter() - start
     return Planned(plan, shaders, tuple(store.shards), {"lower": lowering, "plan": planning, "weights": packing})
 
@@ -151,6 +151,7 @@ def _assemble(
     places: Mapping[Storage, Place],
     store: WeightStore,
     name: str,
+    target: Target,
 ) -> tuple[Plan, dict[str, str]]:
     """Addresses for everything, and the plan made of them."""
     first: dict[Storage, int] = {}
@@ -167,7 +168,8 @@ def _assemble(
     used = {b: len(buffers) + i for i, b in enumerate(sorted({p.buffer for p in places.values()}))}
     where.update({s: (used[place.buffer], place.offset) for s, place in places.items()})
     buffers += [store.buffers[b] for b in used]
-    bound = _pack_scratch([s for s in first if s.kind == "scratch"], first, last, buffers, where)
+    scratch = [s for s in first if s.kind == "scratch"]
+    bound = _pack_scratch(scratch, first, last, buffers, where, target.limit("max-buffer-size"))
     shaders: dict[str, str] = {}
     index: dict[str, int] = {}
     steps = []
@@ -222,16 +224,23 @@ def _pack_scratch(
     last: dict[Storage, int],
     buffers: list[Buffer],
     where: dict[Storage, tuple[int, int]],
+    limit: int,
 ) -> int:
-    """Pack every arena into a buffer of its own; returns the sum of their lower bounds in bytes."""
+    """Pack every arena into a buffer of its own, or several where it is larger than the `limit` of a buffer; returns
+    the sum of their lower bounds in bytes."""
     bound = 0
     for arena in sorted({s.arena for s in storages}):
         members = [s for s in storages if s.arena == arena]
-        packing = pack([Item(_padded(s), first[s], last[s]) for s in members])
-        for s, offset in zip(members, packing.offsets, strict=True):
-            where[s] = (len(buffers), offset)
-        buffers.append(Buffer("scratch", packing.total, f"arena{arena}"))
-        bound += packing.bound
+        items = [Item(_padded(s), first[s], last[s]) for s in members]
+        shares = [list(range(len(items)))]
+        if (packing := pack(items)).total > limit:
+            shares = distribute(items, limit)
+        for n, share in enumerate(shares):
+            packing = packing if len(shares) == 1 else pack([items[i] for i in share])
+            for i, offset in zip(share, packing.offsets, strict=True):
+                where[members[i]] = (len(buffers), offset)
+            buffers.append(Buffer("scratch", packing.total, f"arena{arena}" + (f"_{n}" if n else "")))
+            bound += packing.bound
     return bound
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpucompile.plan import memory
-from gpucompile.plan.memory import Item, Packing, pack
+from gpucompile.plan.memory import Item, Packing, distribute, pack
 
 
 def check(items: list[Item], packing: Packing, alignment: int = 256) -> None:
@@ -65,6 +65,22 @@ def test_pinned_items_stay(items: list[Item], data: st.DataObject) -> None:
     packing = pack(items)
     check(items, packing)
     assert all(i.pinned in (None, o) for i, o in zip(items, packing.offsets, strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(items_strategy, st.integers(1, 40).map(lambda units: 256 * units))
+def test_shares_fit_into_the_limit(items: list[Item], limit: int) -> None:
+    shares = distribute(items, limit)
+    assert sorted(i for share in shares for i in share) == list(range(len(items)))
+    for share in shares:
+        packing = pack([items[i] for i in share])
+        assert packing.total <= limit or len(share) == 1
+
+
+def test_few_shares_do() -> None:
+    """Two items of half the limit live at a time."""
+    items = [Item(512, start, start + 1) for start in range(0, 20, 2)] + [Item(512, s, s + 1) for s in range(0, 20, 2)]
+    assert len(distribute(items, 1024)) == 1 and len(distribute(items, 512)) == 2
 
 
 def test_a_pinned_item_far_up() -> None:
