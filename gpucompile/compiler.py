@@ -242,12 +242,14 @@ def _compile(model: Source | Graph, sizes: Sizes, options: Options) -> Bundle:
     for bound in sizes.combinations():
         graph = model.clone() if isinstance(model, Graph) else graph_of(model, sizes.fixed | bound, options)
         clock.lap("import")
+        updated = {} if options.cache is None else updated_outputs(graph)
         kept = convert(graph, options.precision, target)
         openvino = _for_openvino(graph, options, clock)
         if "gpu" in options.devices:
             name = "-".join(("base", *map(str, bound.values())))
             try:
                 parts.append(compile_graph(graph, options, clock, store, name))
+                require_states(parts[-1].planned.plan, updated)
             except UnsupportedError as e:
                 raise refused(model, sizes.fixed | bound, options, e) from e
     if not parts:

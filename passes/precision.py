@@ -14,8 +14,9 @@ float32, each with its reason (`KEPT` and below):
     what reads one of these                up to an op whose results are moderate whatever it reads (`MODERATE`)
     ops that have no float16 form
 
-Inputs and outputs of the graph keep their types by casts, unless `ports` asks for float16 there too. Data is taken to
-be within float16's range. Run it after fold-batchnorm, so that weights are rounded once. Linear in nodes and weights.
+An input that update_slice updates in place keeps its type, and those who read the result cast it. Inputs and outputs of
+the graph keep their types by casts, unless `ports` asks for float16 there too. Data is taken to be within float16's
+range. Run it after fold-batchnorm, so that weights are rounded once. Linear in nodes and weights.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from gpucompile.ops.logical import Cast, Comparison
 from gpucompile.ops.normalize import InstanceNormalization, LayerNormalization, LocalResponseNormalization
 from gpucompile.ops.scan import ArgMinMax, CumulativeSum
 from gpucompile.ops.softmax import Softmax
+from gpucompile.ops.update import UpdateSlice
 from gpucompile.passmanager.base import Context, Pass
 
 F16, F32 = DataType.FLOAT16, DataType.FLOAT32
@@ -134,6 +136,9 @@ class _Conversion:
         """Insert a node's float16 form before it, or count why not."""
         op = node.op
         if isinstance(op, Constant):
+            return
+        if isinstance(op, UpdateSlice) and node.operand_values[0].producer is None:
+            ctx.remark(node, "an input that is updated in place keeps its type")
             return
         floats = [v for v in (*node.operand_values, *node.outputs) if v.type.dtype is F32]
         if not floats or (isinstance(op, Cast) and not self._grows(node)):

@@ -100,8 +100,8 @@ def require_states(plan: Plan, updated: Mapping[str, TensorType]) -> None:
     for name, type in updated.items():
         if name not in states:
             raise UnsupportedError(
-                f"cache: {name} ({type}) cannot be updated in place on a target without shader-f16: its tokens share "
-                "32-bit words"
+                f"cache: {name} ({type}) is not updated in place by what the passes made of it; without shader-f16, "
+                "tokens of float16 must be whole 32-bit words"
             )
 
 

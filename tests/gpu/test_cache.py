@@ -136,9 +136,24 @@ def test_a_cache_of_float16(opened: Any, device: Any) -> None:
             (logits,) = session.run(["logits"], feeds_of(ids, cache.length), cache=cache)
             np.testing.assert_allclose(logits, want["logits"], atol=2e-2)
             ids = want["logits"].argmax(-1)
-    with pytest.raises(UnsupportedError, match="cannot be updated in place on a target without shader-f16"):
+    with pytest.raises(UnsupportedError, match=r"not updated in place .* tokens of float16 must be whole 32-bit words"):
         model = half(decoders.llama(1, 6, 1, 1, 16, 200, 5e5))
         gpucompile.compile(model, dims={"batch": 1, "sequence": 1}, cache=6)
+
+
+def test_precision_f16_leaves_the_cache_its_type(device: Any) -> None:
+    """Weights and activations in float16, the cache in place and as float32 as its inputs say."""
+    model, target = small("llama"), gpucompile.Target.of(device.adapter)
+    bundle = gpucompile.compile(model, target, {"batch": 1, "sequence": 1}, precision="f16", cache=CAPACITY)
+    assert len(bundle.plans[0].states) == 4
+    loop, ids = Loop(model), np.array([[3]])
+    with InferenceSession(bundle, providers=[("webgpu", {"device": device})]) as session:
+        cache = session.create_cache()
+        for _ in range(3):
+            want = loop.run(feeds_of(ids, loop.length))["logits"]
+            (logits,) = session.run(["logits"], feeds_of(ids, cache.length), cache=cache)
+            np.testing.assert_allclose(logits, want, atol=2e-2 * np.abs(want).max())
+            ids = want.argmax(-1)
 
 
 def test_two_conversations(opened: Any) -> None:
