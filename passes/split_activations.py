@@ -5,8 +5,8 @@
 
 A region is what hangs together by large values. All of it is cut into the same number of equal parts, each value along
 one axis: the scores of attention by heads, images by channels (`_parts` knows the ways of each op). Of the axes that
-work throughout, the one with the fewest parts is taken, then with the fewest sums, the outermost of these. One part goes
-all the way before the next begins, so that little memory is alive at once. Runs before `layout`, while heads and
+work throughout, the one with the fewest parts is taken, then with the fewest sums, the outermost of these. One part
+goes all the way before the next begins, so that little memory is alive at once. Runs before `layout`, while heads and
 channels are axes of their own. Linear in nodes times axes. A region without such an axis stays; `split-large` says what
 is too large then.
 """

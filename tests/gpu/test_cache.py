@@ -17,6 +17,7 @@ import gpucompile
 from benchmarks.zoo import NETWORKS, decoders
 from gpucompile import InferenceSession, KeyValueCache, Tensor
 from gpucompile.errors import ClosedError, InputError, UnsupportedError
+from tests.gpu.session_models import Allocations
 
 Feeds = dict[str, np.ndarray]
 F32, F16, I64, I32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.INT32
@@ -104,18 +105,16 @@ def test_a_decode_loop_equals_onnxruntimes(
     """A prompt, twelve tokens, a second prompt behind them, all in one cache; nothing is allocated after two steps."""
     model = half(small(name)) if halves else small(name)
     session, loop = opened(model, cache_capacity=CAPACITY), Loop(model)
-    created: list[Any] = []
-    create = device.handle.create_buffer
-    monkeypatch.setattr(device.handle, "create_buffer", lambda *a, **k: created.append(k) or create(*a, **k))
+    allocations = Allocations(device, monkeypatch)
     tolerance = 2e-2 if halves else 1e-5
     with session.create_cache() as cache:
         assert cache.capacity == CAPACITY and cache.length == 0
         ids = np.random.default_rng(0).integers(1, 200, (1, 5))
         for step in range(14):
-            before = len(created)
+            allocations.forget()
             (logits,) = session.run(["logits"], feeds_of(ids, cache.length), cache=cache)
             want = loop.run(feeds_of(ids, loop.length))
-            assert step < 2 or step == 13 or len(created) == before
+            assert step < 2 or step == 13 or not allocations.made
             assert cache.length == loop.length
             np.testing.assert_allclose(logits, want["logits"], atol=tolerance * np.abs(want["logits"]).max())
             np.testing.assert_allclose(cache.numpy("present.1.key"), want["present.1.key"], atol=5 * tolerance)

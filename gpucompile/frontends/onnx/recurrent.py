@@ -3,9 +3,9 @@
 A direction's weights hold its gates one after the other. A batch entry that is over (sequence_lens) keeps its state and
 yields zeros.
 
-The IR's ops lstm and gru, which are WebNN's, do not serve here: they lack RNN, sequence_lens, clip, input_forget, six of
-the activations and rounding to 8 bits, and their output gate's peephole reads the cell before the step, ONNX's the one
-after it. Steps have to be written for all these, and one way for every node is less than two.
+The IR's ops lstm and gru, which are WebNN's, do not serve here: they lack RNN, sequence_lens, clip, input_forget, six
+of the activations and rounding to 8 bits, and their output gate's peephole reads the cell before the step, where ONNX's
+reads the one after it. Steps have to be written for all these, and one way for every node is less than two.
 """
 
 from __future__ import annotations
