@@ -340,8 +340,9 @@ class Executable:
     def _check_names(self, inputs: Mapping[str, Any]) -> None:
         if not isinstance(inputs, Mapping):
             raise InputError(f"inputs must be a dict by name, not {type(inputs).__name__}; {self._expected()}")
+        known = {p.name for p in self.inputs}
         for name in inputs:
-            if not any(p.name == name for p in self.inputs):
+            if name not in known:
                 raise InputError(f"there is no input {name!r}; {self._expected()}")
         for port in self.inputs:
             if port.name not in inputs:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NewType, TypeVar
 
 from gpucompile.errors import BundleError
@@ -122,6 +123,11 @@ class Plan:
     outputs: tuple[Port, ...]
     states: tuple[State, ...] = ()
     scratch_bound: int = 0  # largest sum of live bytes (256-byte aligned): what the planner was measured against
+
+    @cached_property
+    def updated(self) -> frozenset[tuple[str, str]]:
+        """Names of inputs that become outputs in place, with these outputs."""
+        return frozenset((s.input, s.output) for s in self.states)
 
     def bytes_of(self, kind: BufferKind) -> int:
         """Total size in bytes of the buffers of one kind."""

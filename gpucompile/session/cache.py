@@ -222,9 +222,9 @@ class Cache:
     def tensor(self, name: str) -> Tensor:
         """The tensor behind a past input or present output, all slots of it; the cache keeps owning it."""
         self._require_open()
-        for s in self._states.values():
-            if name in (s.input, s.output):
-                return Tensor(s.data_type, s.dims, GPU_BUFFER, ml_tensor=self._tensors[s.input])
+        s = self._states.get(name) or next((s for s in self._states.values() if s.output == name), None)
+        if s is not None:
+            return Tensor(s.data_type, s.dims, GPU_BUFFER, ml_tensor=self._tensors[s.input])
         raise InputError(f"the cache has no {name!r}; there are {', '.join(self._states)}")
 
     def numpy(self, name: str) -> np.ndarray:

@@ -205,7 +205,7 @@ def _check(what: str, tensor: Tensor, port: Port) -> None:
 def in_place(plan: Plan, input: str, output: str) -> bool:
     """Whether the run updates an input in place to be the output, or the last step that reads it comes before the
     first one that writes the output."""
-    if any((s.input, s.output) == (input, output) for s in plan.states):
+    if (input, output) in plan.updated:
         return True
     (source,) = (p.buffer for p in plan.inputs if p.name == input)
     (target,) = (p.buffer for p in plan.outputs if p.name == output)
