@@ -34,6 +34,7 @@ LIMITS = {
     "LSTM": "unrolled: up to 4096 steps",
     "NonZero": "constants only",
     "RNN": "unrolled: up to 4096 steps",
+    "Pow": "floats as exponents of integers must be constant and whole",
     "ReverseSequence": "lengths must be constant",
     "RoiAlign": "mode avg; regions must be constant",
     "TopK": "up to 8192 elements along the axis",

@@ -157,7 +157,7 @@ class Run:
 
 #: ONNX Runtime's names of types -> numpy's.
 NUMPY_NAMES = {f"tensor({theirs})": ours for ours, theirs in TYPE_NAMES.items() if ours not in ("bfloat16",)}
-NUMPY_NAMES |= {"tensor(int4)": "int8", "tensor(uint4)": "uint8"}
+NUMPY_NAMES |= {"tensor(int4)": "int8", "tensor(uint4)": "uint8", "tensor(string)": "object"}
 
 
 def require_inputs(feed: Mapping[str, Any], header: Header, given: Collection[str] = ()) -> None:
@@ -183,8 +183,13 @@ def _value(name: str, value: Any, header: Header) -> Any:
     if not isinstance(value, (np.ndarray, np.generic, int, float)) and callable(getattr(value, "numpy", None)):
         value = value.numpy()  # ONNX Runtime's OrtValue
     if isinstance(value, (list, tuple)):
-        value = _array(name, value, header)
+        value = list(value) if _is_sequence(name, header) else _array(name, value, header)
     return value
+
+
+def _is_sequence(name: str, header: Header) -> bool:
+    """Whether the input is a list of tensors, which the CPU takes, and not a tensor."""
+    return any(a.name == name and "seq(" in a.type for a in header.inputs)
 
 
 def _array(name: str, value: Any, header: Header) -> np.ndarray:

@@ -535,3 +535,19 @@ def test_types_in_onnx_runtimes_words() -> None:
     header = read_header(helper.make_model(helper.make_graph([], "g", inputs, [])))
     assert [a.type for a in header.inputs] == list(types)
     assert header.metadata.version == 2**63 - 1
+
+
+def test_sequences_and_lists_of_strings_for_the_cpu() -> None:
+    text = (
+        '<ir_version: 9, opset_import: ["" : 20]> g(float[4] x, seq(float[4]) q, string[N] t)'
+        "=> (seq(float[4]) s, string[N] u) { y = Relu(x) s = SequenceInsert(q, y) u = StringConcat(t, t) }"
+    )
+    data = onnx.parser.parse_model(text).SerializeToString()
+    x = np.arange(-2, 2, dtype=np.float32)
+    with pytest.warns(gpucompile.GpucompileWarning, match="CPU"):
+        session = InferenceSession(data, providers=["webgpu", "cpu"])
+        for q in ([x, -x], (x,), []):
+            s, u = session.run(None, {"x": x, "q": q, "t": ["a", "b"]})
+            np.testing.assert_array_equal(s, [*q, np.maximum(x, 0)])
+            assert u.tolist() == ["aa", "bb"]
+        session.close()

@@ -173,6 +173,22 @@ def test_external_data_stays_in_the_folder(tmp_path: Path, location: str) -> Non
         import_model(path)
 
 
+@pytest.mark.parametrize("location", ["inner", "nul\0", "loop"])
+def test_external_data_that_is_no_file(tmp_path: Path, location: str) -> None:
+    path = save_external(chain(1), tmp_path, "weights.bin")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    made = onnx.load(path, load_external_data=False)
+    for tensor in made.graph.initializer:
+        del tensor.external_data[:]
+        tensor.external_data.add(key="location", value=location)
+        del tensor.dims[1:]
+        tensor.dims[0] = 1  # a folder has some bytes, too
+    path.write_bytes(made.SerializeToString())
+    with pytest.raises(ModelError, match="cannot be read"):
+        import_model(path)
+
+
 # ---------------------------------------------------------------------------------------------- data types
 
 

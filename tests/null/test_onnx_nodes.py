@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from gpucompile.errors import ModelError, UnsupportedError
 from gpucompile.frontends.onnx.importer import import_model
@@ -477,3 +477,23 @@ def test_where_and_logic() -> None:
     ]
     constants = {"z": np.float32(0), "one": np.ones(4, np.float32)}
     compare(model(nodes, {"x": (3, 4)}, constants, outputs=("y", "f")), random({"x": (3, 4)}))
+
+
+def test_integers_to_the_power_of_floats() -> None:
+    """Whole exponents are exact; what others would give is not an integer."""
+    graph = helper.make_graph(
+        [node("Pow", "x", "p")],
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.INT32, (3,))],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, (3,))],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    made.graph.initializer.append(numpy_helper.from_array(np.array([2, 3, 0], np.float32), "p"))
+    compare(made, {"x": np.array([5001, -7, 9], np.int32)})
+    made.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([0.5, 1, 2], np.float32), "p"))
+    with pytest.raises(UnsupportedError, match="power of a fraction"):
+        import_model(made)
+    del made.graph.initializer[:]
+    made.graph.input.append(helper.make_tensor_value_info("p", TensorProto.FLOAT, (3,)))
+    with pytest.raises(UnsupportedError, match="'p' a value"):
+        import_model(made)

@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-import onnx.inliner
 import onnx.version_converter
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -31,6 +30,7 @@ from gpucompile.frontends.onnx.constants import constant_inputs, size_or_name
 from gpucompile.frontends.onnx.declared import check_declared
 from gpucompile.frontends.onnx.embedded import parse_file
 from gpucompile.frontends.onnx.fallback import Backends, HostModels, Keeper, Thing, is_constraint
+from gpucompile.frontends.onnx.functions import inline_functions
 from gpucompile.frontends.onnx.partition import Partition, partition
 from gpucompile.frontends.onnx.refusal import Nobody, refusal
 from gpucompile.frontends.onnx.scope import Scope
@@ -197,9 +197,7 @@ def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto
     if not model.HasField("graph") or not model.opset_import or not model.graph.output:
         raise ModelError(f"{label}: not an ONNX model: it has no graph, no opset or no outputs")
     model = _modern(model, label)
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
-    return model, label
+    return inline_functions(model, label) if model.functions else model, label
 
 
 def _modern(model: onnx.ModelProto, label: str) -> onnx.ModelProto:

@@ -58,6 +58,11 @@ def nary(call: Call) -> Operand:
 @onnx_op("Pow")
 def pow_(call: Call) -> Operand:
     base, exponent = call.type(0).dtype, call.operand(1)
+    if not base.is_float and type_of(exponent).dtype.is_float:
+        # A power of floats is not exact, and what ONNX takes of it is the integer part: 9 to the 0.5 would be 2.
+        powers = call.known(exponent, "exponent of floats over integers")
+        if not np.array_equal(powers, np.trunc(powers)):
+            call.unsupported("integers to the power of a fraction")
     if type_of(exponent).dtype != base:
         exponent = call.add(Cast(base), exponent)
     return call.add(Pow(), call.operand(0), exponent)

@@ -116,7 +116,10 @@ def _external(
     if folder is None:
         raise ModelError(f"{what} lies in the external file {location!r}: pass the model's path, not its contents")
     base = folder.resolve()
-    path = (base / location).resolve()
+    try:
+        path = (base / location).resolve()
+    except (OSError, RuntimeError, ValueError) as e:  # a NUL in the name, a link to itself
+        raise ModelError(f"{what}: external data {location!r} cannot be read: {e}") from e
     if not location or not path.is_relative_to(base):
         raise ModelError(f"{what} lies in {location!r}, which is outside the model's folder")
     needed = math.prod(shape) * dtype.itemsize
@@ -124,6 +127,8 @@ def _external(
         offset = int(entries.get("offset", 0))
         length = int(entries.get("length", needed))
         size = path.stat().st_size
+        if not path.is_file():
+            raise ValueError("it is not a file")
     except (OSError, ValueError) as e:
         raise ModelError(f"{what}: external data {location!r} cannot be read: {e}") from e
     if length != needed or offset < 0 or offset + needed > size:
