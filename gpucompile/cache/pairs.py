@@ -50,9 +50,15 @@ class Layout:
     shared: bool
     growing: frozenset[str]  # the free dimensions that depend on the length
 
-    def shorter(self) -> dict[str, int]:
-        """The sizes for a past that is a token shorter."""
-        return {name: size - (name in self.growing) for name, size in self.dims.items()}
+    def shorter(self, tokens: int) -> dict[str, int]:
+        """The sizes for a past that is so many tokens shorter."""
+        return {name: size - tokens * (name in self.growing) for name, size in self.dims.items()}
+
+    def others(self) -> tuple[int, ...]:
+        """By how many tokens the pasts are shorter that a model is looked at with: one, and all (none is filled, or,
+        where a cache has one size, there is room for one token more than are new)."""
+        past = min(self.dims[name] for name in self.growing)
+        return tuple(sorted({1, past - min(past - 1, self.count + 1) if self.shared else past}))
 
 
 def find_pairs(model: Interface, declared: Mapping[str, str] | None) -> dict[str, str]:

@@ -63,11 +63,13 @@ def import_with_cache(
     graph = importer.import_model(model, layout.dims)
     fold = FoldConstants(max_given=SMALL)
     fold.run(graph, context)
-    if not layout.shared:
-        shorter = importer.import_model(model, layout.shorter())
+    slots = None if layout.shared else _Slots(graph, layout, cache.capacity)
+    for tokens in layout.others():
+        shorter = importer.import_model(model, layout.shorter(tokens))
         fold.run(shorter, context)
-        require_length_only_in_shapes(graph, shorter)
-        _Slots(graph, layout, cache.capacity).rewrite()
+        require_length_only_in_shapes(graph, shorter, tokens, layout.pairs)
+    if slots is not None:
+        slots.rewrite()
     require_in_place(graph, layout.pairs)
     return graph
 
@@ -124,18 +126,19 @@ class _Slots:
         self.inputs = {v.name: v for v in graph.inputs}
         self._allowed: dict[tuple[int, ...], Value] = {}
         self._count = layout.count
+        outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
+        self._concats = {past: self._concat_of(past, outputs[p], p) for past, p in layout.pairs.items()}
 
     def rewrite(self) -> None:
         """Put update_slice in the place of the concats, then follow the slots."""
         if PAST_LENGTH in self.inputs:
             raise UnsupportedError(f"cache: the model has an input {PAST_LENGTH!r}, whose name is needed")
         self.length = self.graph.add_input(PAST_LENGTH, TensorType(I32, ()))
-        outputs = dict(zip(self.graph.output_names, self.graph.outputs, strict=True))
-        for past, present in self.layout.pairs.items():
-            self._update(past, outputs[present], present)
+        for past, node in self._concats.items():
+            self._update(self.inputs[past], node)
         for name, axis in self.layout.masks.items():
             if name in self.inputs:  # the graph may not need it
-                self.along[self.inputs[name]] = _Along(axis)
+                self.along[self.inputs[name]] = _Along(axis, finite=not self.inputs[name].type.dtype.is_float)
         presents = set(self.layout.pairs.values())
         for node in self.graph.nodes:
             if not isinstance(node.op, (Constant, UpdateSlice)) and any(v in self.along for v in node.operand_values):
@@ -144,8 +147,8 @@ class _Slots:
             if v in self.along and name not in presents:
                 raise UnsupportedError(f"cache: output {name!r} has the slots as its axis {self.along[v].axis}")
 
-    def _update(self, past: str, present: Value, name: str) -> None:
-        """concat(past, new) -> update_slice(past, past_length, new)"""
+    def _concat_of(self, past: str, present: Value, name: str) -> Node:
+        """The concat of a past with what is new, which is all that reads it, and which is the present."""
         if past not in self.inputs:
             raise UnsupportedError(f"cache: nothing depends on input {past!r}")
         source = self.inputs[past]
@@ -167,8 +170,14 @@ class _Slots:
             )
         if present is not node.output:
             raise UnsupportedError(f"cache: output {name!r} is not {past!r} with what is new behind it")
+        return node
+
+    def _update(self, source: Value, node: Node) -> None:
+        """concat(past, new) -> update_slice(past, past_length, new)"""
+        assert isinstance(node.op, Concat)
+        op, new = node.op, node.operand_values[1]
         source.type = node.output.type
-        updated = self.graph.add(UpdateSlice(op.axis), source, self.length, values[1], before=node)
+        updated = self.graph.add(UpdateSlice(op.axis), source, self.length, new, before=node)
         self.graph.replace(node, updated)
         self.along[updated] = _Along(op.axis, finite=True)
 
@@ -227,14 +236,20 @@ class _Slots:
         shares = [v in self.along and self.along[v].shares for v in values]
         if isinstance(op, (Cast, Identity)):
             return shares[0]
-        if isinstance(op, Mul):
-            return any(shares)
+        if isinstance(op, Mul):  # 0 times an infinity or NaN is NaN
+            return any(shares) and all(s or self._finite(v) for s, v in zip(shares, values, strict=True))
         if isinstance(op, Div):
-            return shares[0]
+            return shares[0] and values[1] not in self.along
         if isinstance(op, Where):
             zero = [v.constant is not None and not v.constant.any() for v in values]
             return any(shares[1:]) and all(s or z for s, z in zip(shares[1:], zero[1:], strict=True))
         return False
+
+    def _finite(self, v: Value) -> bool:
+        """Whether a value is finite in slots that are not filled, as far as it can be known."""
+        if v in self.along:
+            return self.along[v].finite
+        return v.constant is None or bool(np.isfinite(v.constant).all())
 
     def _causal(self, node: Node, v: Value, at: int) -> Value:
         """The causal mask that a constant is, for a past whose length is known when it runs."""

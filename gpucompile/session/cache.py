@@ -10,6 +10,7 @@ Several caches of one session are as many conversations.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,6 +82,9 @@ class CachedModel:
     def states(self, dims: Mapping[str, int]) -> list[State]:
         """What a cache consists of; free dimensions that `dims` lacks are 1."""
         args = {a.name: a for a in self.header.inputs}
+        for name, size in dims.items():
+            if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+                raise InputError(f"create_cache: {name} is {size!r}, a size is wanted")
         unknown = set(dims) - {d for name in self.pairs for d in args[name].shape if isinstance(d, str)}
         if unknown:
             raise InputError(f"create_cache: {sorted(unknown)[0]!r} is no free dimension of the past")
@@ -150,7 +154,7 @@ class Caching:
                 states = states_of(program.executable)
         if not states:
             raise InputError("create_cache: no output is an input updated in place; give the session a cache_capacity")
-        return Cache(self._context, self._memory, states)
+        return Cache(self._context, self._memory, states, ordered=self._cached is not None)
 
     def _open_cached(self) -> None:
         """Take the model for a decoder with a cache, if the options say so."""
@@ -170,8 +174,10 @@ class Cache:
 
     It owns its buffers until `dispose()`, garbage collection or the end of a `with`. One run at a time may use it."""
 
-    def __init__(self, context: MLContext, memory: Memory, states: Sequence[State]) -> None:
-        """Buffers of zeros, counted in `memory`. DeviceError if there is no memory for them."""
+    def __init__(self, context: MLContext, memory: Memory, states: Sequence[State], ordered: bool = True) -> None:
+        """Buffers of zeros, counted in `memory`. DeviceError if there is no memory for them. `ordered` says that slots
+        are in the order of the tokens."""
+        self._ordered = ordered
         self._states = {s.input: s for s in states}
         self._context, self._memory = context, memory
         self._length = 0
@@ -239,11 +245,37 @@ class Cache:
     # ------------------------------------------------------------------ life
 
     def reset(self, length: int = 0) -> None:
-        """Forget all tokens but the first `length`, so that others take their place. Nothing is copied."""
+        """Forget all tokens but the first `length`, so that others take their place. Nothing is copied; the slots of
+        the others become zeros, as a NaN left in one would be 0 times NaN in every later sum."""
         self._require_open()
+        if isinstance(length, bool) or not isinstance(length, (int, np.integer)):
+            raise InputError(f"reset: a number of tokens to keep is wanted, not {length!r}")
         if not 0 <= length <= self._length:
             raise InputError(f"reset: the cache has {self._length} tokens, {length} of them cannot be kept")
-        self._length = length
+        if length == 0 or self._ordered:
+            for s in self._states.values():
+                self._clear(s, int(length), self._length)
+        self._length = int(length)
+
+    def _clear(self, s: State, begin: int, end: int) -> None:
+        """Make some slots zeros, on the GPU and after everything submitted so far; all where none is kept."""
+        type, tensor = TensorType(DataType.parse(s.data_type), s.dims), self._tensors[s.input]
+        inner = math.prod(s.dims[s.axis + 1 :]) * type.nbytes // max(math.prod(s.dims), 1)  # bytes of a slot
+        if not type.dtype.is_float or begin == end or not type.nbytes:
+            return
+        if begin and inner % 4:  # buffers are cleared by the word
+            array = np.array(self._context.read_tensor(tensor))
+            array[(slice(None),) * s.axis + (slice(begin, end),)] = 0
+            self._context.write_tensor(tensor, array)
+            return
+        row = s.dims[s.axis] * inner
+        parts = [(i * row + begin * inner, (end - begin) * inner) for i in range(math.prod(s.dims[: s.axis]))]
+        device = self._context.device
+        with device.holding("clearing a cache"):
+            encoder = device.handle.create_command_encoder()
+            for offset, size in parts if begin else [(0, tensor.gpu_buffer.size)]:
+                encoder.clear_buffer(tensor.gpu_buffer, offset, size)
+            device.handle.queue.submit([encoder.finish()])
 
     def dispose(self) -> None:
         """Free the buffers. Disposing twice is fine."""

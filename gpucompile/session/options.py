@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from gpucompile.errors import GpucompileError, GpucompileWarning, InputError, UnsupportedError
 from gpucompile.session.providers import snake
 from gpucompile.session.tensor import CPU, GPU_BUFFER, LOCATION_ALIASES, ML_TENSOR
@@ -189,6 +191,11 @@ class SessionOptions:
                 if isinstance(size, bool) or not isinstance(size, int) or size < 0:
                     raise InputError(f"InferenceSession: {name} {key!r} is {size!r}, a size is wanted")
             setattr(self, name, sizes)
+        budget: Any = self.memory_budget
+        if budget is not None and (
+            isinstance(budget, bool) or not isinstance(budget, (int, float, np.integer)) or budget < 0
+        ):
+            raise InputError(f"InferenceSession: memory_budget is {budget!r}, a number of bytes is wanted")
         self.config_entries, self.execution_providers = dict(self.config_entries), list(self.execution_providers)
         if not isinstance(self.intra_op_num_threads, int) or self.intra_op_num_threads < 0:
             raise InputError(f"InferenceSession: intra_op_num_threads is {self.intra_op_num_threads!r}, not a number")

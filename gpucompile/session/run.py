@@ -53,6 +53,9 @@ class Run:
                 cache.take()
                 self._took = True
                 more, ends, self._tokens = cache.bind(self.program.executable.plan, values)
+                for name in ends:
+                    if name in fetches:
+                        raise InputError(f"run: fetch {name!r} is given, which the cache has")
                 values, fetches = values | more, {**fetches, **ends}
             self._prepare(values, output_names, fetches, locations or session._locations)
         except BaseException:

@@ -17,6 +17,7 @@ from gpucompile.ir.types import DataType
 from gpucompile.runtime.buffers import is_destroyed
 from gpucompile.runtime.checks import port_bytes
 from gpucompile.runtime.device import Device
+from gpucompile.runtime.executable import NUMPY_DTYPES
 from gpucompile.runtime.format import Port
 from gpucompile.webnn.context import MLContext
 from gpucompile.webnn.objects import MLTensor
@@ -165,6 +166,8 @@ class Tensor:
         """The data as an array. From the GPU it is fetched, after everything submitted so far."""
         if self._array is not None:
             return self.data
+        if 0 in self.dims:
+            return self._empty()
         context, tensor = self._readable()
         return np.asarray(context.read_tensor(tensor))
 
@@ -172,12 +175,19 @@ class Tensor:
         """`numpy()` without blocking the event loop; with `release` the tensor is disposed when the data is there."""
         if self._array is not None:
             array = self.data
+        elif 0 in self.dims:
+            array = self._empty()
         else:
             context, tensor = self._readable()
             array = np.asarray(await context.read_tensor_async(tensor))
         if release:
             self.dispose()
         return array
+
+    def _empty(self) -> np.ndarray:
+        """The data where there are no elements, and so nothing to fetch."""
+        self._require_open()
+        return np.empty(self.dims, NUMPY_DTYPES[self.data_type])
 
     def _readable(self) -> tuple[MLContext, MLTensor]:
         self._require_open()

@@ -400,3 +400,133 @@ def test_models_whose_past_is_more_than_a_cache_are_refused() -> None:
     refused(small("llama"), "'past_sequence', which the cache's capacity decides", 16, InputError)
     with pytest.raises(InputError, match="one size at a time"):
         gpucompile.compile(small("llama"), dims={"batch": 1, "sequence": [1, 2]}, cache=16)
+
+
+def attention(
+    scale: Callable[[list[Any]], str] | None = None, shares: Callable[[list[Any]], str] | None = None
+) -> onnx.ModelProto:
+    """One head over [batch, tokens, 8]. `scale` adds nodes that say what the query is multiplied with, in which "T" is
+    the length of the past, "total" that of past and new tokens; `shares` nodes that make of "softmax" what is summed
+    with."""
+    value, rng, width = helper.make_tensor_value_info, np.random.default_rng(5), ["batch", "sequence", 8]
+    node = helper.make_node
+    stored = {f"w{i}": rng.normal(size=(8, 8)).astype(np.float32) / 2 for i in range(3)}
+    stored |= {"axis": np.array(1), "last": np.array([1]), "zero": np.array(0), "eight": np.array(8)}
+    stored |= {"one.f": np.array(1, np.float32), "two.f": np.array(2, np.float32)}
+    nodes = [
+        node("Shape", ["past_0"], ["shape.past"]), node("Gather", ["shape.past", "axis"], ["T"]),
+        node("Shape", ["x"], ["shape.x"]), node("Gather", ["shape.x", "axis"], ["S"]),
+        node("Add", ["T", "S"], ["total"]),
+        *(node("MatMul", ["x", f"w{i}"], [name]) for i, name in enumerate(("query", "key", "value"))),
+    ]  # fmt: skip
+    query = scale(nodes) if scale else "one.f"
+    nodes += [
+        node("Mul", ["query", query], ["scaled"]), node("Concat", ["past_0", "key"], ["present_0"], axis=1),
+        node("Concat", ["past_1", "value"], ["present_1"], axis=1),
+        node("Transpose", ["present_0"], ["keys"], perm=[0, 2, 1]), node("MatMul", ["scaled", "keys"], ["scores"]),
+        node("Softmax", ["scores"], ["softmax"], axis=-1),
+    ]  # fmt: skip
+    taken = shares(nodes) if shares else "softmax"
+    nodes.append(node("MatMul", [taken, "present_1"], ["y"]))
+    ports = [value(f"{e}_{i}", F32, ["batch", e, 8]) for e in ("past", "present") for i in (0, 1)]
+    graph = helper.make_graph(
+        nodes, "attention", [value("x", F32, width), *ports[:2]], [value("y", F32, width), *ports[2:]],
+        [numpy_helper.from_array(a, n) for n, a in stored.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def added(*steps: tuple[str, list[str], dict[str, Any]]) -> Callable[[list[Any]], str]:
+    """Adds nodes whose results are s0, s1, ..., and names the last one."""
+
+    def add(nodes: list[Any]) -> str:
+        nodes += [helper.make_node(op, names, [f"s{i}"], **options) for i, (op, names, options) in enumerate(steps)]
+        return f"s{len(steps) - 1}"
+
+    return add
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [("Div", ["T", "eight"], {}), ("Cast", ["s0"], {"to": F32})],
+        [("Min", ["T", "axis"], {}), ("Cast", ["s0"], {"to": F32})],
+        [("Greater", ["T", "eight"], {}), ("Where", ["s0", "two.f", "one.f"], {})],
+        [("Greater", ["T", "zero"], {}), ("Where", ["s0", "two.f", "one.f"], {})],
+    ],
+    ids=["T // 8", "min(T, 1)", "T > 8", "T > 0"],
+)
+def test_lengths_that_matter_at_some_length_only_are_refused(steps: Any, count: int) -> None:
+    """What is the same for two long pasts, and another for a short one."""
+    with pytest.raises(UnsupportedError, match="depends on the length of the past"):
+        gpucompile.compile(attention(scale=added(*steps)), dims={"batch": 1, "sequence": count}, cache=16)
+
+
+def test_constants_that_are_the_same_for_all_slots_but_not_for_all_lengths_are_refused() -> None:
+    total = [("Cast", ["total"], {"to": F32}), ("Log", ["s0"], {}), ("Unsqueeze", ["total", "zero"], {})]
+    steps = [*total, ("Expand", ["s1", "s2"], {}), ("Mul", ["softmax", "s3"], {})]
+    with pytest.raises(UnsupportedError, match="depends on the length of the past"):
+        gpucompile.compile(attention(shares=added(*steps)), dims={"batch": 1, "sequence": 1}, cache=16)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [("Div", ["softmax", "softmax"], {})],
+        [("Reciprocal", ["scores"], {}), ("Mul", ["softmax", "s0"], {})],
+    ],
+)
+def test_shares_that_are_no_longer_0_are_refused(steps: Any) -> None:
+    """0 / 0 and 0 times infinity, in slots that are not filled."""
+    with pytest.raises(UnsupportedError, match="sums over them"):
+        gpucompile.compile(attention(shares=added(*steps)), dims={"batch": 1, "sequence": 1}, cache=16)
+
+
+@pytest.mark.parametrize("kind", ["past", "total"])
+def test_group_query_attention_with_positions_by_lengths_is_refused(kind: str) -> None:
+    model = grouped()
+    extra = [
+        helper.make_node("Shape", ["past_key_values.0.key"], ["sizes"]),
+        helper.make_node("Gather", ["sizes", "two"], ["T"]),
+    ]
+    by = "T" if kind == "past" else "long"
+    extra += [helper.make_node("Gather", ["table", by], ["at"]), helper.make_node("Add", ["qkv", "at"], ["moved"])]
+    if kind == "total":
+        del extra[:2]
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2), "two"))
+    nodes = list(model.graph.node)
+    nodes[-1].input[0] = "moved"
+    nodes[-1:-1] = extra
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    with pytest.raises(UnsupportedError, match="depends on the length of the past"):
+        gpucompile.compile(model, dims={"batch": 1, "sequence": 1}, cache=12)
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_a_reset_forgets_what_was_not_finite(opened: Any, keep: int) -> None:
+    """A NaN in a slot that is not filled would come out of every sum over the slots."""
+    session = opened(attention(), cache_capacity=16)
+    cache, other = session.create_cache(batch=2), session.create_cache(batch=2)
+    x = np.random.default_rng(6).normal(size=(2, 5, 8)).astype(np.float32)
+    for each, first in ((cache, np.where(np.arange(5)[:, None] < 3, x, np.nan)), (other, x)):
+        session.run(["y"], {"x": first.astype(np.float32)}, cache=each)
+        each.reset(keep)
+    found, want = (session.run(["y"], {"x": x[:, :1]}, cache=each)[0] for each in (cache, other))
+    assert np.isfinite(want).all()
+    np.testing.assert_array_equal(found, want)
+
+
+def test_what_a_cache_is_not_asked_for(opened: Any) -> None:
+    session = opened(attention(), cache_capacity=16)
+    cache, x = session.create_cache(), np.ones((1, 3, 8), np.float32)
+    session.run(["y"], {"x": x}, cache=cache)
+    with pytest.raises(InputError, match=r"reset: a number of tokens to keep is wanted, not 1\.5"):
+        cache.reset(1.5)
+    with pytest.raises(InputError, match="batch is -1, a size is wanted"):
+        session.create_cache(batch=-1)
+    with pytest.raises(InputError, match="fetch 'present_0' is given, which the cache has"):
+        session.run(["y"], {"x": x}, cache=cache, fetches={"present_0": np.zeros((1, 16, 8), np.float32)})
+    assert cache.length == 3
+    session.run(["y"], {"x": x}, cache=cache)

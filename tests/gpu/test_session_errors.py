@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import wgpu
+from onnx import helper
 
 import gpucompile
 from gpucompile import ClosedError, Device, DeviceLost, InferenceSession, InputError, Tensor
@@ -356,3 +357,22 @@ def test_more_shapes_than_are_kept_in_threads(context: MLContext, monkeypatch: p
         assert not errors, errors[0]
         assert len(s._programs) == 1
     assert s.memory()["total"] == 0
+
+
+def test_outputs_without_elements_are_read_from_the_gpu() -> None:
+    value = helper.make_tensor_value_info
+    ports = [[value(name, 1, ["n", 4])] for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", *ports)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    with gpucompile.InferenceSession(model, preferred_output_location="gpu-buffer") as session:
+        (y,) = session.run(None, {"x": np.empty((0, 4), np.float32)})
+        assert y.location == "gpu-buffer" and y.numpy().shape == (0, 4) and y.numpy().dtype == np.float32
+        assert asyncio.run(y.get_data(release=True)).shape == (0, 4)
+        with pytest.raises(gpucompile.ClosedError):
+            y.numpy()
+
+
+@pytest.mark.parametrize("budget", ["1G", -1, True])
+def test_a_memory_budget_is_a_number(budget: Any) -> None:
+    with pytest.raises(gpucompile.InputError, match=r"memory_budget is .*, a number of bytes is wanted"):
+        gpucompile.InferenceSession(b"", memory_budget=budget)
