@@ -65,7 +65,8 @@ def document() -> str:
         "",
         "Everywhere: shapes, axes, sizes and trip counts must be constant, or follow from constants and shapes.",
         "Tensors are float32, float16, (u)int8, (u)int32, (u)int64, bool or (u)int4; not double, (u)int16,",
-        "float8 or strings, maps or sparse tensors. Weights may be bfloat16: they become float32.",
+        "float8 or strings, maps or sparse tensors. Weights may be bfloat16: they become float32. Constants may be",
+        "double or (u)int16 where all that is computed from them in these types is constant, too.",
         "",
     ]
     lines += [

@@ -14,8 +14,9 @@ of its keys, hence only for masks it matters which slot is whose: slots are in t
     slots    the rewriting, and the proof that nothing reads slots that are not filled
 """
 
-from gpucompile.cache.pairs import PAST_LENGTH, KeyValueCache, find_pairs, free_dimensions, writes_cache
+from gpucompile.cache.pairs import KeyValueCache, find_pairs, free_dimensions, writes_cache
 from gpucompile.cache.slots import import_with_cache, require_states, updated_outputs
+from gpucompile.runtime.format import PAST_LENGTH
 
 __all__ = [
     "PAST_LENGTH",

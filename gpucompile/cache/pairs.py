@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 Dims = Mapping[str, int]
 LEAST = 4  # slots: fewer cannot be told from other small extents
-#: The scalar int32 input that says how many slots are filled.
-PAST_LENGTH = "past_length"
 #: What exporters call the outputs of inputs that are called past...
 _PRESENT = (("past_key_values", "present"), ("past_key_values", "present_key_values"), ("past", "present"))
 

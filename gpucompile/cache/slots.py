@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from gpucompile.cache.length import require_length_only_in_shapes
-from gpucompile.cache.pairs import PAST_LENGTH, Dims, KeyValueCache, Layout, layout_of
+from gpucompile.cache.pairs import Dims, KeyValueCache, Layout, layout_of
 from gpucompile.errors import UnsupportedError
 from gpucompile.ir.graph import Constant, Graph, Node, Return, Value
 from gpucompile.ir.op import Op
@@ -36,7 +36,7 @@ from gpucompile.ops.softmax import Softmax
 from gpucompile.ops.update import UpdateSlice
 from gpucompile.passes.fold_constants import FoldConstants
 from gpucompile.passmanager.base import Context
-from gpucompile.runtime.format import Plan
+from gpucompile.runtime.format import PAST_LENGTH, Plan
 
 if TYPE_CHECKING:
     import onnx

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gpucompile.errors import BundleError, ClosedError, InputError
 from gpucompile.runtime.bundle import BundleLike
 from gpucompile.runtime.device import Device
-from gpucompile.runtime.format import BufferKind, HostNode, Plan, Port
+from gpucompile.runtime.format import PAST_LENGTH, BufferKind, HostNode, Plan, Port
 from gpucompile.runtime.memory import Memory
 from gpucompile.runtime.nibbles import pack_nibbles, unpack_nibbles
 from gpucompile.runtime.player import Player, Progress, SharedWeights
@@ -365,6 +365,10 @@ class Executable:
             value = np.asarray(value).view(np.uint8)
         if value.dtype != dtype or value.shape != port.shape:
             raise InputError(f"input {port.name!r} is {value.dtype}{list(value.shape)}; {self._expected()}")
+        plan = getattr(self, "plan", None) if port.name == PAST_LENGTH else None  # executables in parts have none
+        room = plan.room if plan is not None else None
+        if room is not None and not 0 <= int(value) <= room:
+            raise InputError(f"input {port.name!r} is {int(value)}; there is room for a run after 0 to {room} tokens")
         return np.asarray(value)
 
     def _pack(self, port: Port, value: Any) -> Array:

@@ -99,6 +99,10 @@ class Port:
     buffer: int
 
 
+#: The scalar int32 input that says how many places of the states are filled: where a run writes.
+PAST_LENGTH = "past_length"
+
+
 @dataclass(frozen=True)
 class State:
     """An input that the steps update in place, so that afterwards it is an output: both ports have one buffer, of kind
@@ -123,6 +127,14 @@ class Plan:
     outputs: tuple[Port, ...]
     states: tuple[State, ...] = ()
     scratch_bound: int = 0  # largest sum of live bytes (256-byte aligned): what the planner was measured against
+
+    @cached_property
+    def room(self) -> int | None:
+        """The largest `past_length` that leaves room for what a run writes; None without such an input."""
+        if not self.states or not any(p.name == PAST_LENGTH and p.shape == () for p in self.inputs):
+            return None
+        extents = {p.name: p.shape for p in self.inputs}
+        return min(extents[s.input][s.axis] - s.count for s in self.states)
 
     @cached_property
     def updated(self) -> frozenset[tuple[str, str]]:

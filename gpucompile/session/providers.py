@@ -116,7 +116,13 @@ def open_context(provider: Provider, threads: int) -> MLContext:
             num_threads=int(options.get("num_threads") or threads),
             cache_dir=options.get("cache_dir"),
         )
-    if device is None or isinstance(device, str):  # "webgpu" and the like: the kind, not the device
+    if device is not None and not isinstance(device, str) and not hasattr(getattr(device, "handle", device), "queue"):
+        raise InputError(f"InferenceSession: device is a gpucompile.Device or a wgpu.GPUDevice, not {device!r}")
+    if isinstance(device, str) and device.lower() not in ("gpu", "webgpu"):
+        raise InputError(
+            f"InferenceSession: device {device!r} is no kind of GPU; give a device, or gpu, webgpu or nothing"
+        )
+    if device is None or isinstance(device, str):  # the kind, not the device
         device = default_device() if power == "default" else Device.open(power_preference=power)
     return context_of(device.handle, device) if isinstance(device, Device) else context_of(device)
 

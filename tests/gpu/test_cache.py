@@ -362,6 +362,9 @@ def test_arrays_in_arrays_out(device: Any) -> None:
             np.testing.assert_allclose(got["logits"], want["logits"], atol=1e-4)
             assert all(np.array_equal(past[n], a) for n, a in kept.items())
             past = {n: got[n.replace("past_key_values", "present")] for n in past}
+        for length in (-1, CAPACITY - 4, 2**31 - 1):
+            with pytest.raises(InputError, match=rf"'past_length' is {length}; there is room .* 0 to {CAPACITY - 5} "):
+                run.run({**feeds, **past, **more, "past_length": np.array(length, np.int32)})
 
 
 def test_models_whose_past_is_more_than_a_cache_are_refused() -> None:

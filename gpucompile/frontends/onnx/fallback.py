@@ -24,6 +24,7 @@ from onnx import TensorProto, helper
 
 from gpucompile.errors import ConstraintError, ModelError, UnsupportedError
 from gpucompile.frontends.onnx.call import Absent, Anything, Builder, Opaque, OpaqueError, empty
+from gpucompile.frontends.onnx.foreign import is_foreign
 from gpucompile.frontends.onnx.scope import Scope, reads, where
 from gpucompile.frontends.onnx.tensors import DATA_TYPES, data_type, element_name, element_type, read_tensor
 from gpucompile.ir.graph import Constant, Graph, Node, Value
@@ -123,6 +124,8 @@ class HostModels:
 
     def type_of(self, operand: Value | np.ndarray) -> onnx.TypeProto:
         """The type of an operand as ONNX writes it: bool and uint8 are both uint8 in the graph."""
+        if isinstance(operand, np.ndarray) and is_foreign(operand):
+            return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(operand.dtype), operand.shape)
         t = self.builder.type(operand)
         element = self.builder.element(operand) or element_type(t.dtype)
         return helper.make_tensor_type_proto(element, t.shape)

@@ -16,9 +16,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from gpucompile.errors import GpucompileError, ModelError, TypeInferenceError, UnsupportedError
 from gpucompile.frontends.onnx.call import (
+    BOOL,
     Absent,
     Anything,
     Builder,
@@ -32,8 +34,9 @@ from gpucompile.frontends.onnx.call import (
     resolved,
     type_of,
 )
+from gpucompile.frontends.onnx.foreign import concerns, evaluate, is_foreign, known
 from gpucompile.frontends.onnx.refused import REFUSED
-from gpucompile.frontends.onnx.tensors import element_type, read_tensor
+from gpucompile.frontends.onnx.tensors import data_type, element_type, read_tensor
 from gpucompile.ir.graph import Literal, Value
 
 Versions = Mapping[str, int]  # of the opsets, by domain; the domain of ONNX itself is ""
@@ -223,6 +226,12 @@ class Scope:
             version = self.versions.get("" if node.domain == "ai.onnx" else node.domain, 1)
             _check_attributes(node, version)
             attributes = read_attributes(node)
+            if node.domain in ("", "ai.onnx") and concerns(node, inputs, attributes):
+                arrays = known([self._as_onnx(v) for v in inputs])
+                if arrays is not None:
+                    self._define(node, [self._as_ours(v) for v in evaluate(node, arrays, self.versions)])
+                    return
+            self._require_own_types(node, inputs)
             out = function(Call(self.builder, node, version, inputs, attributes, wanted, self.subgraph))
         except (ModelError, UnsupportedError) as e:
             raise located(e, place) from e
@@ -234,7 +243,29 @@ class Scope:
             raise ModelError(f"{place}: inputs or attributes do not suit the op ({type(e).__name__}: {e})") from e
         except MemoryError as e:
             raise UnsupportedError(f"{place}: a tensor of it does not fit into memory ({e})") from e
-        results = out if isinstance(out, tuple) else (out,)
+        self._define(node, out if isinstance(out, tuple) else (out,))
+
+    def _as_onnx(self, operand: Anything | None) -> Anything | None:
+        """A bool array as such, not as the uint8 that stands for it."""
+        array = operand.constant if isinstance(operand, Value) else operand
+        if isinstance(operand, (Value, np.ndarray)) and self.builder.element(operand) == BOOL and array is not None:
+            return np.asarray(array).astype(bool)
+        return operand
+
+    def _as_ours(self, result: Any) -> Anything | None:
+        """What onnx computed; bool becomes uint8."""
+        if isinstance(result, (np.ndarray, np.generic)) and result.dtype == bool:
+            return self.builder.mark(np.asarray(result, np.uint8), BOOL)
+        return None if result is None else np.asarray(result)
+
+    def _require_own_types(self, node: onnx.NodeProto, inputs: Sequence[Anything | None]) -> None:
+        """Raise UnsupportedError for an input of a data type that the graph lacks."""
+        for name, operand in zip(node.input, inputs, strict=True):
+            if isinstance(operand, np.ndarray) and is_foreign(operand):
+                data_type(helper.np_dtype_to_tensor_dtype(operand.dtype), f"tensor {name!r}")
+
+    def _define(self, node: onnx.NodeProto, results: Sequence[Anything | None]) -> None:
+        """Remember what a node's outputs are."""
         for name, result in zip(node.output, results, strict=False):
             if not name or result is None:
                 continue

@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from gpucompile.errors import ModelError, UnsupportedError
+from gpucompile.frontends.onnx.foreign import FOREIGN
 from gpucompile.ir.graph import Literal
 from gpucompile.ir.op import NIBBLES
 from gpucompile.ir.types import DataType, TensorType
@@ -53,19 +54,22 @@ def element_name(element_type: int) -> str:
 
 
 def read_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray | Literal:
-    """A tensor's data; a Literal where an array does not tell the type, as numpy has no 4-bit elements. `folder` is
-    where external data may lie; None: nowhere.
+    """A tensor's data; a Literal where an array does not tell the type, as numpy has no 4-bit elements. Double and
+    16-bit integers (see `foreign`) stay as they are. `folder` is where external data may lie; None: nowhere.
 
     Raises ModelError for data that does not suit the tensor's shape, UnsupportedError for its data type."""
     what = f"tensor {tensor.name!r}" if tensor.name else "a tensor"
     brief = tensor.data_type == TensorProto.BFLOAT16
-    kind = DataType.FLOAT32 if brief else data_type(tensor.data_type, what)
+    other = FOREIGN.get(tensor.data_type)
+    kind = DataType.FLOAT32 if brief or other is not None else data_type(tensor.data_type, what)
     shape = tuple(tensor.dims)
     if any(d < 0 for d in shape):
         raise ModelError(f"{what} has a negative dimension: {list(shape)}")
     stored = tensor.data_location == TensorProto.EXTERNAL or tensor.HasField("raw_data")
     if brief and stored:
         return _widened(_read(tensor, folder, np.dtype(np.uint16), shape, what))
+    if other is not None:
+        return _read(tensor, folder, other, shape, what)
     if kind not in NIBBLES:
         return _read(tensor, folder, kind.numpy, shape, what)
     if stored:
