@@ -88,8 +88,19 @@ def whole_range(rng: np.random.Generator, t: TensorType, dtype: DataType) -> np.
     return np.asarray(rng.choice(np.array(pool, dtype.numpy), t.shape))
 
 
-@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
-@pytest.mark.parametrize("name", [n for n in OPS if n not in NOT_LOWERED])
+#: Quotients of 64 bits are hundreds of operations.
+SLOW = [("div", d) for d in INTEGERS if d.bits == 64]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(n, d, marks=pytest.mark.slow if (n, d) in SLOW else (), id=f"{n}-{d}")
+        for n in OPS
+        if n not in NOT_LOWERED
+        for d in INTEGERS
+    ],
+)
 def test_integers(name: str, dtype: DataType) -> None:
     for i, graph in enumerate(integer_graphs(OPS[name], dtype)):
         rng = np.random.default_rng(i)
