@@ -18,6 +18,8 @@ reduces in float32, whose 24 bits are not enough; add, sub, mul, max and min are
     cast of floats to integers            -> clamped first, as it does not saturate
     cast of integers to 4 bits            -> modulo 16 first, as those lie in bytes
     cast of uint32 to floats              -> of its halves
+    (x + c) * d for a large d             -> where(is_nan(x + c), x + c, (x + c) * d), which OpenVINO leaves alone
+    transpose(softmax(..) @ v)            -> over five axes, where there are as many heads as queries
 
 Linear time.
 """
@@ -34,6 +36,7 @@ from gpucompile.ops import reduction
 from gpucompile.ops.activation import Clamp, Relu
 from gpucompile.ops.bitwise import BitwiseAnd, BitwiseXor, ShiftLeft, ShiftRight
 from gpucompile.ops.categories import Reduction
+from gpucompile.ops.contraction import Matmul
 from gpucompile.ops.elementwise import (
     Abs,
     Add,
@@ -62,7 +65,7 @@ from gpucompile.ops.logical import (
     Predicate,
     Where,
 )
-from gpucompile.ops.movement import Pad, Reshape, Slice
+from gpucompile.ops.movement import Pad, Reshape, Slice, Transpose
 from gpucompile.ops.normalize import BatchNormalization, LayerNormalization, LocalResponseNormalization
 from gpucompile.ops.pool import MaxPool2d
 from gpucompile.ops.scan import ArgMinMax
@@ -171,6 +174,22 @@ def comparison(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return at(node.op, at(Sub(), a, b), zero)
 
 
+def large_factor(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """(x + c) * d, as masks of attention have it, behind a choice where d is large: OpenVINO makes x * d + c * d of it,
+    and adds what comes next to c * d, in which it is lost."""
+    x, y = node.operand_values
+    x, factor = (x, y) if y.constant is not None else (y, x)
+    if factor.constant is None or not node.output.type.dtype.is_float or not isinstance(x.op, (Add, Sub)):
+        return None
+    source = x.producer
+    assert source is not None
+    chosen = any(isinstance(user.op, IsNan) for user in x.users)
+    if chosen or all(v.constant is None for v in source.operand_values) or np.abs(factor.constant).max() < 2**16:
+        return None
+    at = Before(graph, node)
+    return at(Where(), at(IsNan(), x), x, at(Mul(), x, factor))
+
+
 def float_order(graph: Graph, node: Node, ctx: Context) -> Value | None:
     """a > b of floats as b < a: the CPU device takes the former for not a <= b, which NaN makes true."""
     a, b = node.operand_values
@@ -265,6 +284,21 @@ def _wrap(graph: Graph, node: Node) -> Value | None:
     return at(op, at(Add(), at(BitwiseAnd(), at(Sub(), x, low), at.number(15, I32)), low))
 
 
+# Attention -----------------------------------------------------------------------------------------------------------
+
+
+def square_heads(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """The transpose after attention with as many heads as queries, over five axes. OpenVINO takes one of four into its
+    kernel, which then reads queries transposed that come from an elementwise op."""
+    op, (x,) = node.op, node.operand_values
+    assert isinstance(op, Transpose)
+    shape = x.type.shape
+    if not isinstance(x.op, Matmul) or op.permutation != (0, 2, 1, 3) or shape[1] != shape[2]:
+        return None
+    at = Before(graph, node)
+    return at(Reshape(node.output.type.shape), at(Transpose((0, 2, 1, 3, 4)), at(Reshape((*shape, 1)), x)))
+
+
 # Normalisation -------------------------------------------------------------------------------------------------------
 
 
@@ -315,13 +349,15 @@ def local_response(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 
 RULES: Rules = {
-    **dict.fromkeys((Abs, Add, Mul, Neg, Sub), (eight_bits,)),
+    **dict.fromkeys((Abs, Add, Neg, Sub), (eight_bits,)),
     **dict.fromkeys((Max, Min), (unsigned_order, large_bound)),
     Pad: (unsigned_fill,),
     Where: (integer_choice,),
+    Transpose: (square_heads,),
     ArgMinMax: (unsigned_order, _integers.arg_of_extreme),
     Clamp: (_integers.integer_clamp,),
     Div: (eight_bits, _integers.division),
+    Mul: (eight_bits, large_factor),
     MaxPool2d: (_integers.integer_max_pool,),
     Pow: (_integers.power,),
     Relu: (_integers.integer_relu,),

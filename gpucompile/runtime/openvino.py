@@ -291,6 +291,7 @@ class OpenvinoExecutable(Executable):
                 element = request.model_inputs[i].get_element_type().get_type_name()
                 if element in ("i64", "u64"):
                     _require_32_bits(port, array)
+                array = array if array.flags.writeable else array.copy()  # OpenVINO shares no memory that is not
                 request.set_input_tensor(i, tensor(_as_stored(port, array, element), shared_memory=True))
             stored = [
                 _as_stored(port, array, request.model_outputs[i].get_element_type().get_type_name())
