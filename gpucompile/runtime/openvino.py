@@ -3,8 +3,8 @@
     find_device("npu") -> OpenvinoDevice;  OpenvinoExecutable(bundle, device) -> exe(x), exe.run({...})
 
 OpenVINO is imported when one of its devices is first asked for. Inputs are read where numpy has them, and outputs
-written there; they are copied out of models that return an input. Every thread that runs gets a request of its own,
-which keeps the arrays of its last run.
+written there; outputs are copied where the model returns an input, inputs where the array is read-only.
+Every thread that runs gets a request of its own.
 
 Models have uint32 as int32, and for the CPU 64-bit integers as pairs of int32: views of numpy's arrays. A model for the
 NPU has int64, computed in 32 bits: inputs beyond int32 are refused.
@@ -284,6 +284,8 @@ class OpenvinoExecutable(Executable):
     def infer(self, inputs: list[Array], outputs: list[Array]) -> None:
         """Run once on contiguous arrays in the order of the ports, into such arrays. Nothing is checked but, where the
         model computes 64-bit integers in 32 bits, their range."""
+        # OpenVINO shares no memory that is read-only, nor does it keep what it shares alive
+        inputs = [array if array.flags.writeable else array.copy() for array in inputs]
         request = self._request()
         tensor = openvino_module().Tensor
         try:
@@ -291,7 +293,6 @@ class OpenvinoExecutable(Executable):
                 element = request.model_inputs[i].get_element_type().get_type_name()
                 if element in ("i64", "u64"):
                     _require_32_bits(port, array)
-                array = array if array.flags.writeable else array.copy()  # OpenVINO shares no memory that is not
                 request.set_input_tensor(i, tensor(_as_stored(port, array, element), shared_memory=True))
             stored = [
                 _as_stored(port, array, request.model_outputs[i].get_element_type().get_type_name())

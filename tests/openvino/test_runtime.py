@@ -163,6 +163,16 @@ def test_arrays_are_not_copied(monkeypatch: pytest.MonkeyPatch, returns_input: b
                 np.testing.assert_array_equal(array, kept[name])
 
 
+def test_read_only_inputs(graph: Graph, feeds: dict[str, np.ndarray]) -> None:
+    """They are copied, and the copies live as long as the run."""
+    given = {name: array.copy() for name, array in feeds.items()}
+    for array in given.values():
+        array.flags.writeable = False
+    with gpucompile.load(gpucompile.compile(graph, devices=("cpu",)), "cpu") as exe:
+        for _ in range(20):
+            agree(exe.run(given), graph, feeds)
+
+
 def test_many_threads(graph: Graph) -> None:
     rng = np.random.default_rng(2)
     many = [{"x": rng.standard_normal((4, 8)).astype(np.float32)} for _ in range(40)]
