@@ -20,12 +20,14 @@ reduces in float32, whose 24 bits are not enough; add, sub, mul, max and min are
     cast of uint32 to floats              -> of its halves
     (x + c) * d for a large d             -> where(is_nan(x + c), x + c, (x + c) * d), which OpenVINO leaves alone
     transpose(softmax(..) @ v)            -> over five axes, where there are as many heads as queries
+    max(x) of floats                      -> where(max(x > -inf), max(x), -inf), as it starts from a finite number
 
 Linear time.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -284,6 +286,22 @@ def _wrap(graph: Graph, node: Node) -> Value | None:
     return at(op, at(Add(), at(BitwiseAnd(), at(Sub(), x, low), at.number(15, I32)), low))
 
 
+def infinite_extreme(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """max(x) of floats is -inf where no x is larger. OpenVINO starts from the lowest finite number, for min from the
+    largest."""
+    op, (x,) = node.op, node.operand_values
+    chosen = any(isinstance(user.op, Where) for user in node.output.users)
+    truths = x.producer is not None and isinstance(x.op, Cast) and not x.producer.operand_values[0].type.dtype.is_float
+    if not x.type.dtype.is_float or chosen or truths:
+        return None
+    assert isinstance(op, Reduction)
+    at, largest = Before(graph, node), isinstance(op, reduction.ReduceMax)
+    end = at.number(-math.inf if largest else math.inf, x.type.dtype)
+    inside = at(Cast(F32), at(Lesser(), *((end, x) if largest else (x, end))))
+    some = at(reduction.ReduceMax(op.axes, op.keep_dimensions), inside)
+    return at(Where(), at(Greater(), some, at.number(0, F32)), at(op, x), end)
+
+
 # Attention -----------------------------------------------------------------------------------------------------------
 
 
@@ -367,6 +385,7 @@ RULES: Rules = {
     Cast: (saturating_cast,),
     Indexed: (unsigned_indices,),
     Reduction: (reduction_of_nothing, _integers.integer_reduction),
+    **dict.fromkeys((reduction.ReduceMax, reduction.ReduceMin), (reduction_of_nothing, infinite_extreme)),
     reduction.ReduceLogSumExp: (reduction_of_nothing, log_sum_exp),
     BatchNormalization: (batch_norm,),
     LayerNormalization: (normalization_of_nothing,),
