@@ -6,10 +6,12 @@ that is not counts as an error of infinity. Latency is the median of some runs f
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,46 +91,50 @@ def measure(
     feeds: Mapping[str, Array],
     dims: Mapping[str, int],
     tolerance: float,
-    device: gpucompile.Device,
+    device: gpucompile.Device | str,
     constants: Sequence[str] = (),
     repeat: int = 3,
     target: gpucompile.Target | None = None,
     fallback: bool = False,
     want: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None,
 ) -> Row:
-    """Compile `model` for `device` (or `target`) with `dims` bound and the inputs `constants` fixed to their value in
-    `feeds`; run and compare with onnxruntime, or with what `want` makes of the outputs. With `fallback`, nodes may run
-    on the CPU, `constants` are inputs like others, and the row's note says how many do. What gpucompile refuses becomes
-    a row with the reason; any other exception passes."""
+    """Compile `model` for `device` (or "cpu", through OpenVINO; or for `target`) with `dims` bound and the inputs
+    `constants` fixed to their value in `feeds`; run and compare with onnxruntime, or with what `want` makes of the
+    outputs. With `fallback`, nodes may run on a host, `constants` are inputs like others, and the row's note says how
+    many do. What gpucompile refuses becomes a row with the reason; any other exception passes."""
     nodes = len(
         (model if isinstance(model, onnx.ModelProto) else onnx.load(model, load_external_data=False)).graph.node
     )
-    target = target or gpucompile.Target.of(device.adapter)
+    if target is None and not isinstance(device, str):
+        target = gpucompile.Target.of(device.adapter)
     bundle: gpucompile.Bundle | gpucompile.PartitionedBundle
     start = time.perf_counter()
     try:
-        if fallback:
+        if fallback and isinstance(device, str):
+            bundle = gpucompile.compile(model, None, dims, fallback="allow", devices=(device,), partition=True)
+        elif fallback:
             bundle = gpucompile.compile(model, target, dims, fallback="allow")
         else:
-            bundle = gpucompile.compile(import_model(model, dims, {c: feeds[c] for c in constants}), target)
+            graph = import_model(model, dims, {c: feeds[c] for c in constants})
+            bundle = gpucompile.compile(graph, target, devices=("gpu",) if target else (str(device),))
     except gpucompile.UnsupportedError as e:
         return Row(name, nodes, tolerance, problem=f"refused: {e}")
     seconds = time.perf_counter() - start
     given = {n: x for n, x in feeds.items() if fallback or n not in constants}
     times = []
-    with gpucompile.load(bundle, device=device) as run:
+    on = None if isinstance(bundle, gpucompile.PartitionedBundle) and isinstance(device, str) else device
+    with gpucompile.load(bundle, device=on) as run:
         got = run.run(given)
+        kernels = run.kernels
         for _ in range(repeat):
             start = time.perf_counter()
             run.run(given)
             times.append(time.perf_counter() - start)
     error = difference(got, want(got) if want else expected(model, feeds))
     problem = "" if error <= tolerance else "WRONG"
-    report = bundle.report
-    assert report is not None  # fresh from the compiler
     latency = 1e3 * statistics.median(times) if times else math.nan
     note = f"{len(bundle.fallback)} nodes on the CPU" if isinstance(bundle, gpucompile.PartitionedBundle) else ""
-    return Row(name, nodes, tolerance, report.kernels, seconds, latency, error, problem, note)
+    return Row(name, nodes, tolerance, kernels, seconds, latency, error, problem, note)
 
 
 def print_table(names: Sequence[str], row_of: Callable[[str], Row]) -> list[Row]:
@@ -139,3 +145,18 @@ def print_table(names: Sequence[str], row_of: Callable[[str], Row]) -> list[Row]
         rows.append(row_of(name))
         print("| " + " | ".join(c.replace("\n", " ").replace("|", "\\|") for c in rows[-1].cells()) + " |", flush=True)
     return rows
+
+
+def device_argument(parser: argparse.ArgumentParser) -> None:
+    """The option `--device`."""
+    parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu", help="the CPU is OpenVINO's (gpu)")
+
+
+@contextlib.contextmanager
+def chosen(device: str) -> Iterator[gpucompile.Device | str]:
+    """What `measure` takes for a choice of `--device`."""
+    if device == "cpu":
+        yield device
+    else:
+        with gpucompile.Device.open() as opened:
+            yield opened

@@ -22,9 +22,10 @@ TOLERANCE = 1e-4
 
 
 def measure(
-    name: str, device: gpucompile.Device, reduced: bool, repeat: int = 3, target: gpucompile.Target | None = None
+    name: str, device: gpucompile.Device | str, reduced: bool, repeat: int = 3, target: gpucompile.Target | None = None
 ) -> against_cpu.Row:
-    """One network of the zoo on `device`, compiled for what it offers or for `target`, without nodes on the CPU."""
+    """One network of the zoo on `device` (or "cpu", through OpenVINO), compiled for what it offers or for `target`, without nodes on
+    hosts."""
     network = zoo.NETWORKS[name]
     model = network.build(reduced)
     feeds = network.feeds(model, reduced)
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--portable", action="store_true", help="compile for WebGPU's default limits")
     parser.add_argument("--repeat", type=int, default=3, help="timed runs (3)")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write NAME.onnx there and run nothing")
+    against_cpu.device_argument(parser)
     options = parser.parse_args(arguments)
     names = options.names or list(zoo.NETWORKS)
     for name in names:
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             onnx.save(zoo.NETWORKS[name].build(options.reduced), path)
             print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
         return 0
-    with gpucompile.Device.open() as device:
+    with against_cpu.chosen(options.device) as device:
         target = gpucompile.Target.portable() if options.portable else None
         rows = against_cpu.print_table(names, lambda n: measure(n, device, options.reduced, options.repeat, target))
     return 0 if all(r.ok for r in rows) else 1

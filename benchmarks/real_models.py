@@ -400,8 +400,8 @@ def _size(model: Model, name: str, axis: int, dim: onnx.TensorShapeProto.Dimensi
     return int(model.dims[free]) if free in model.dims else int(dim.dim_value)
 
 
-def measure(name: str, device: gpucompile.Device, repeat: int = 3) -> against_cpu.Row:
-    """One model on `device`."""
+def measure(name: str, device: gpucompile.Device | str, repeat: int = 3) -> against_cpu.Row:
+    """One model on `device`, or "cpu"."""
     model = MODELS[name]
     path = fetch(name)
     given = feeds(name, path)
@@ -471,6 +471,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {', '.join(usual)}; also: {others}")
     parser.add_argument("--fetch", action="store_true", help="download, and run nothing")
     parser.add_argument("--repeat", type=int, default=3, help="timed runs (3)")
+    against_cpu.device_argument(parser)
     options = parser.parse_args(arguments)
     names = options.names or usual
     for name in names:
@@ -481,7 +482,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = fetch(name)
             print(f"{path}  {path.stat().st_size / 1e6:.1f} MB  {MODELS[name].licence}", flush=True)
         return 0
-    with gpucompile.Device.open() as device:
+    with against_cpu.chosen(options.device) as device:
         rows = against_cpu.print_table(names, lambda n: measure(n, device, options.repeat))
     return 0 if all(r.ok for r in rows) else 1
 

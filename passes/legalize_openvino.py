@@ -17,6 +17,10 @@ reduces in float32, whose 24 bits are not enough; add, sub, mul, max and min are
     sum, product, max, min of integers    -> halves combined elementwise until one element is left
     cast of floats to integers            -> clamped first, as it does not saturate
     cast of integers to 4 bits            -> modulo 16 first, as those lie in bytes
+    cast of uint32 to floats              -> of its halves
+    (x + c) * d for a large d             -> where(is_nan(x + c), x + c, (x + c) * d), which OpenVINO leaves alone
+    transpose(softmax(..) @ v)            -> over five axes, where there are as many heads as queries
+    max(x) of floats                      -> where(max(x > -inf), max(x), -inf), as it starts from a finite number
 
 Linear time.
 """
@@ -24,24 +28,21 @@ Linear time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gpucompile.ir.graph import Graph, Node, Value
 from gpucompile.ir.literals import limits
-from gpucompile.ir.op import Op
-from gpucompile.ir.types import DataType
 from gpucompile.ops import reduction
 from gpucompile.ops.activation import Clamp, Relu
-from gpucompile.ops.bitwise import BitwiseAnd
+from gpucompile.ops.bitwise import BitwiseAnd, BitwiseXor, ShiftLeft, ShiftRight
 from gpucompile.ops.categories import Reduction
+from gpucompile.ops.contraction import Matmul
 from gpucompile.ops.elementwise import (
     Abs,
     Add,
     Div,
-    Identity,
     Max,
     Min,
     Mul,
@@ -49,7 +50,6 @@ from gpucompile.ops.elementwise import (
     Pow,
     Prelu,
     Reciprocal,
-    Sign,
     Sqrt,
     Sub,
 )
@@ -63,20 +63,21 @@ from gpucompile.ops.logical import (
     IsNan,
     Lesser,
     LesserOrEqual,
-    Logical,
     NotEqual,
+    Predicate,
     Where,
 )
-from gpucompile.ops.movement import Concat, Pad, Reshape, Slice, Transpose
+from gpucompile.ops.movement import Pad, Reshape, Slice, Transpose
 from gpucompile.ops.normalize import BatchNormalization, LayerNormalization, LocalResponseNormalization
+from gpucompile.ops.pool import MaxPool2d
 from gpucompile.ops.scan import ArgMinMax
 from gpucompile.ops.update import UpdateSlice
+from gpucompile.passes import _integers
+from gpucompile.passes._integers import F32, I32, U32, Before
 from gpucompile.passes._rewrite import Rules, rewrite
 from gpucompile.passes.legalize import log_sum_exp, normalization, reduction_of_nothing
 from gpucompile.passmanager.base import Context, Pass
 
-F32, I32, U32, I64, U64 = map(DataType.parse, ("f32", "i32", "u32", "i64", "u64"))
-WIDE = (I32, U32, I64, U64)
 #: Integers up to here are float32 numbers.
 EXACT = 1 << 24
 
@@ -89,27 +90,12 @@ class LegalizeOpenvino(Pass):
         return rewrite(graph, RULES, ctx)
 
 
-@dataclass(frozen=True)
-class _Before:
-    """Inserts nodes before one: `at(Add(), a, b)`."""
-
-    graph: Graph
-    node: Node
-
-    def __call__(self, op: Op, *inputs: Value) -> Value:
-        return self.graph.add(op, *inputs, before=self.node)
-
-    def number(self, value: float, dtype: DataType) -> Value:
-        """A constant without axes."""
-        return self.graph.constant(np.array(value, dtype.numpy), before=self.node)
-
-
 # 8-bit and unsigned integers -----------------------------------------------------------------------------------------
 
 
 def eight_bits(graph: Graph, node: Node, ctx: Context) -> Value | None:
     """Arithmetic of 8-bit integers in int32."""
-    dtype, at = node.output.type.dtype, _Before(graph, node)
+    dtype, at = node.output.type.dtype, Before(graph, node)
     if dtype.bits != 8:
         return None
     return at(Cast(dtype), at(node.op, *(at(Cast(I32), v) for v in node.operand_values)))
@@ -117,7 +103,7 @@ def eight_bits(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 def unsigned_order(graph: Graph, node: Node, ctx: Context) -> Value | None:
     """What depends on the order of uint32, of the same numbers less 2^31 in int32."""
-    dtype, at = node.operand_values[0].type.dtype, _Before(graph, node)
+    dtype, at = node.operand_values[0].type.dtype, Before(graph, node)
     if dtype is not U32:
         return None
     half = at.number(-(2**31), I32)
@@ -134,7 +120,7 @@ def unsigned_indices(graph: Graph, node: Node, ctx: Context) -> Value | None:
     x, indices, *rest = node.operand_values
     if indices.type.dtype is not U32:
         return None
-    at, op = _Before(graph, node), node.op
+    at, op = Before(graph, node), node.op
     if isinstance(op, (Gather, GatherElements, ScatterElements)):
         last = np.array(x.type.shape[op.axis] - 1, np.uint32)
     elif isinstance(op, UpdateSlice):
@@ -143,6 +129,31 @@ def unsigned_indices(graph: Graph, node: Node, ctx: Context) -> Value | None:
         last = np.array([d - 1 for d in x.type.shape[: indices.type.shape[-1]]], np.uint32)
     inside = at(Cast(I32), at(Min(), indices, graph.constant(last, before=node)))
     return at(op, x, inside, *rest)
+
+
+def unsigned_fill(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """uint32 is padded as int32, in which it lies."""
+    op, (x,) = node.op, node.operand_values
+    assert isinstance(op, Pad)
+    if x.type.dtype is not U32:
+        return None
+    at = Before(graph, node)
+    fill = int(np.array(op.value).astype(np.uint32).astype(np.int32)) if op.mode == "constant" else op.value
+    return at(Cast(U32), at(replace(op, value=fill), at(Cast(I32), x)))
+
+
+def unsigned_shift(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """uint32 moved up as int32; moved down by one without the sign that enters, then by the rest."""
+    if node.output.type.dtype is not U32:
+        return None
+    at = Before(graph, node)
+    x, n = (at(Cast(I32), v) for v in node.operand_values)
+    if isinstance(node.op, ShiftLeft):
+        return at(Cast(U32), at(ShiftLeft(), x, n))
+    one = at.number(1, I32)
+    moved = at(BitwiseAnd(), at(ShiftRight(), x, one), at.number(2**31 - 1, I32))
+    moved = at(ShiftRight(), moved, at(Sub(), n, one))
+    return at(Cast(U32), at(Where(), at(Equal(), n, at.number(0, I32)), x, moved))
 
 
 # Comparisons and choices of 32-bit integers --------------------------------------------------------------------------
@@ -156,9 +167,9 @@ def _small(v: Value) -> bool:
 def comparison(graph: Graph, node: Node, ctx: Context) -> Value | None:
     """Integers are compared by exact differences, which are compared with 0."""
     a, b = node.operand_values
-    if a.type.dtype not in (I32, I64, U64) or isinstance(node.op, Logical) or _small(a) or _small(b):
+    if a.type.dtype is not I32 or _small(a) or _small(b):
         return None
-    at, zero = _Before(graph, node), _Before(graph, node).number(0, a.type.dtype)
+    at, zero = Before(graph, node), Before(graph, node).number(0, a.type.dtype)
     if isinstance(node.op, (Lesser, LesserOrEqual)):
         return at(Greater() if isinstance(node.op, Lesser) else GreaterOrEqual(), b, a)
     if isinstance(node.op, Greater):
@@ -168,19 +179,42 @@ def comparison(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return at(node.op, at(Sub(), a, b), zero)
 
 
-def integer_clamp(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """clamp of 32-bit integers by max and min."""
-    op, (out,) = node.op, node.operand_values
-    dtype, at = out.type.dtype, _Before(graph, node)
-    assert isinstance(op, Clamp)
-    if dtype not in WIDE:
+def large_factor(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """(x + c) * d, as masks of attention have it, behind a choice where d is large: OpenVINO makes x * d + c * d of it,
+    and adds what comes next to c * d, in which it is lost."""
+    x, y = node.operand_values
+    x, factor = (x, y) if y.constant is not None else (y, x)
+    if factor.constant is None or not node.output.type.dtype.is_float or not isinstance(x.op, (Add, Sub)):
         return None
-    low, high = limits(dtype)
-    bounds = (Max(), op.min_value > low, op.min_value), (Min(), op.max_value < high, op.max_value)
-    for bound, matters, value in bounds:
-        if matters:
-            out = at(bound, out, at.number(int(min(max(value, low), high)), dtype))
-    return out if out is not node.operand_values[0] else at(Identity(), out)
+    source = x.producer
+    assert source is not None
+    chosen = any(isinstance(user.op, IsNan) for user in x.users)
+    if chosen or all(v.constant is None for v in source.operand_values) or np.abs(factor.constant).max() < 2**16:
+        return None
+    at = Before(graph, node)
+    return at(Where(), at(IsNan(), x), x, at(Mul(), x, factor))
+
+
+def float_order(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """a > b of floats as b < a: the CPU device takes the former for not a <= b, which NaN makes true."""
+    a, b = node.operand_values
+    if not a.type.dtype.is_float or not isinstance(node.op, (Greater, GreaterOrEqual)):
+        return None
+    return Before(graph, node)(Lesser() if isinstance(node.op, Greater) else LesserOrEqual(), b, a)
+
+
+def integer_choice(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """where of 32-bit integers by their bits: b ^ ((a ^ b) & -condition). The CPU device computes a choice, and what it
+    fuses with it, in float32."""
+    condition, a, b = node.operand_values
+    dtype, at = a.type.dtype, Before(graph, node)
+    if dtype not in (I32, U32):
+        return None
+    if not isinstance(condition.op, (Comparison, Predicate)):
+        condition = at(NotEqual(), condition, at.number(0, condition.type.dtype))
+    mask = at(Sub(), at.number(0, I32), at(Cast(I32), condition))
+    a, b = at.cast(a, I32), at.cast(b, I32)
+    return at.cast(at(BitwiseXor(), b, at(BitwiseAnd(), at(BitwiseXor(), a, b), mask)), dtype)
 
 
 def large_bound(graph: Graph, node: Node, ctx: Context) -> Value | None:
@@ -188,62 +222,33 @@ def large_bound(graph: Graph, node: Node, ctx: Context) -> Value | None:
     is a choice instead."""
     x, bound = node.operand_values
     other = Max if isinstance(node.op, Min) else Min
-    if x.type.dtype not in (I32, I64, U64) or bound.constant is None or _small(bound) or not isinstance(x.op, other):
+    if x.type.dtype is not I32 or bound.constant is None or _small(bound) or not isinstance(x.op, other):
         return None
-    at = _Before(graph, node)
+    at = Before(graph, node)
     beyond = at(Greater() if other is Max else Lesser(), x, bound)
     return at(Where(), beyond, bound, x)
-
-
-def integer_relu(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """relu and prelu of integers by max and min."""
-    x, *slope = node.operand_values
-    if x.type.dtype.is_float:
-        return None
-    at = _Before(graph, node)
-    zero = at.number(0, x.type.dtype)
-    positive = at(Max(), x, zero)
-    return at(Add(), positive, at(Mul(), at(Min(), x, zero), *slope)) if slope else positive
-
-
-def division(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """Three quotients in float32, each of what the one before left, and a correction by one where the sign of the rest
-    is wrong. x / 0 = x."""
-    a, b = node.operand_values
-    at, dtype = _Before(graph, node), a.type.dtype
-    if dtype is U64:
-        return at(Cast(U64), at(Div(), at(Cast(I64), a), at(Cast(I64), b)))
-    if dtype not in (I32, I64):
-        return None
-    zero, one = at.number(0, dtype), at.number(1, dtype)
-    b = at(Where(), at(Equal(), b, zero), one, b)
-    quotient, rest = None, a
-    for _ in range(3):
-        part = at(Cast(dtype), at(Div(), at(Cast(F32), rest), at(Cast(F32), b)))
-        quotient = part if quotient is None else at(Add(), quotient, part)
-        rest = at(Sub(), rest, at(Mul(), part, b))
-    assert quotient is not None
-    wrong = at(Equal(), at(Mul(), at(Sign(), rest), at(Sign(), a)), at.number(-1, dtype))
-    step = at(Mul(), at(Sign(), a), at(Sign(), b))
-    return at(Where(), wrong, at(Sub(), quotient, step), quotient)
 
 
 # Casts ---------------------------------------------------------------------------------------------------------------
 
 
 def saturating_cast(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """Floats to integers: NaN is 0, what is outside is the nearest. 64-bit integers have the range of int32 here."""
+    """Floats to integers: NaN is 0, what is outside is the nearest; 64-bit integers, which only the NPU has, get the
+    range of int32."""
     (x,) = node.operand_values
     op = node.op
     assert isinstance(op, Cast)
     if op.to.is_float:
-        return None
+        return _unsigned_to_float(graph, node) if x.type.dtype is U32 else None
     source = x.producer
     if not x.type.dtype.is_float:
+        back = source is not None and isinstance(source.op, Cast) and {op.to, x.type.dtype} == {I32, U32}
+        if back and source is not None and source.operand_values[0].type.dtype is op.to:
+            return source.operand_values[0]
         return _wrap(graph, node)
     if source is not None and isinstance(source.op, Clamp) and isinstance(source.operand_values[0].op, Where):
         return None  # made below
-    at = _Before(graph, node)
+    at = Before(graph, node)
     wide = x if x.type.dtype is F32 else at(Cast(F32), x)
     wide = at(Where(), at(IsNan(), wide), at.number(0, F32), wide)
     low, high = limits(op.to)
@@ -261,6 +266,15 @@ def saturating_cast(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return at(Where(), over, at.number(2**31 - 1, op.to), inside)
 
 
+def _unsigned_to_float(graph: Graph, node: Node) -> Value:
+    """uint32 to floats: two halves of 16 bits, whose sum is rounded once. Plugins may take it for int32."""
+    at = Before(graph, node)
+    x, half = at(Cast(I32), node.operand_values[0]), at.number(0xFFFF, I32)
+    upper = at(BitwiseAnd(), at(ShiftRight(), x, at.number(16, I32)), half)
+    upper, lower = (at(Cast(F32), part) for part in (upper, at(BitwiseAnd(), x, half)))
+    return at.cast(at(Add(), at(Mul(), upper, at.number(65536.0, F32)), lower), node.output.type.dtype)
+
+
 def _wrap(graph: Graph, node: Node) -> Value | None:
     """Integers to 4 bits, which lie in bytes here: modulo 16."""
     (x,) = node.operand_values
@@ -269,45 +283,41 @@ def _wrap(graph: Graph, node: Node) -> Value | None:
     made = source is not None and isinstance(source.op, Add) and isinstance(source.operand_values[0].op, BitwiseAnd)
     if op.to.bits != 4 or x.type.dtype.bits == 4 or made:
         return None
-    at = _Before(graph, node)
+    at = Before(graph, node)
     low = at.number(limits(op.to)[0], I32)
     x = x if x.type.dtype is I32 else at(Cast(I32), x)
     return at(op, at(Add(), at(BitwiseAnd(), at(Sub(), x, low), at.number(15, I32)), low))
 
 
-# Reductions ----------------------------------------------------------------------------------------------------------
-
-COMBINE: dict[type[Op], Callable[[], Op]] = {
-    reduction.ReduceSum: Add,
-    reduction.ReduceProduct: Mul,
-    reduction.ReduceMax: Max,
-    reduction.ReduceMin: Min,
-}
-
-
-def integer_reduction(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """Integers of 32 bits: the reduced axes come last as one, whose halves are combined until one element is left."""
+def infinite_extreme(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """max(x) of floats is -inf where no x is larger. OpenVINO starts from the lowest finite number, for min from the
+    largest."""
     op, (x,) = node.op, node.operand_values
-    assert isinstance(op, Reduction)
-    if x.type.dtype not in WIDE:
+    chosen = any(isinstance(user.op, Where) for user in node.output.users)
+    truths = x.producer is not None and isinstance(x.op, Cast) and not x.producer.operand_values[0].type.dtype.is_float
+    if not x.type.dtype.is_float or chosen or truths:
         return None
-    at = _Before(graph, node)
-    if isinstance(op, (reduction.ReduceL1, reduction.ReduceSumSquare)):
-        if isinstance(op, reduction.ReduceL1):
-            x = at(Abs(), x) if x.type.dtype.is_signed else x
-        else:
-            x = at(Mul(), x, x)
-        return at(reduction.ReduceSum(op.axes, op.keep_dimensions), x)
-    axes = op.reduced_axes(x.type.rank)
-    kept = tuple(i for i in range(x.type.rank) if i not in axes)
-    rows, n = math.prod(x.type.shape[i] for i in kept), math.prod(x.type.shape[i] for i in axes)
-    x = at(Reshape((rows, n)), at(Transpose((*kept, *axes)), x))
-    while n > 1:
-        half = n // 2
-        combined = at(COMBINE[type(op)](), at(Slice((0, 0), (rows, half)), x), at(Slice((0, half), (rows, half)), x))
-        x = at(Concat(1), combined, at(Slice((0, n - 1), (rows, 1)), x)) if n % 2 else combined
-        n = half + n % 2
-    return at(Reshape(node.output.type.shape), x)
+    assert isinstance(op, Reduction)
+    at, largest = Before(graph, node), isinstance(op, reduction.ReduceMax)
+    end = at.number(-math.inf if largest else math.inf, x.type.dtype)
+    inside = at(Cast(F32), at(Lesser(), *((end, x) if largest else (x, end))))
+    some = at(reduction.ReduceMax(op.axes, op.keep_dimensions), inside)
+    return at(Where(), at(Greater(), some, at.number(0, F32)), at(op, x), end)
+
+
+# Attention -----------------------------------------------------------------------------------------------------------
+
+
+def square_heads(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """The transpose after attention with as many heads as queries, over five axes. OpenVINO takes one of four into its
+    kernel, which then reads queries transposed that come from an elementwise op."""
+    op, (x,) = node.op, node.operand_values
+    assert isinstance(op, Transpose)
+    shape = x.type.shape
+    if not isinstance(x.op, Matmul) or op.permutation != (0, 2, 1, 3) or shape[1] != shape[2]:
+        return None
+    at = Before(graph, node)
+    return at(Reshape(node.output.type.shape), at(Transpose((0, 2, 1, 3, 4)), at(Reshape((*shape, 1)), x)))
 
 
 # Normalisation -------------------------------------------------------------------------------------------------------
@@ -318,7 +328,7 @@ def batch_norm(graph: Graph, node: Node, ctx: Context) -> Value | None:
     float32 for float16 as well."""
     op, source = node.op, node.operand_values[0]
     assert isinstance(op, BatchNormalization)
-    at, dtype = _Before(graph, node), source.type.dtype
+    at, dtype = Before(graph, node), source.type.dtype
 
     def wide(v: Value | None) -> Value | None:
         return at(Cast(F32), v) if v is not None and dtype is not F32 else v
@@ -345,7 +355,7 @@ def local_response(graph: Graph, node: Node, ctx: Context) -> Value | None:
     assert isinstance(op, LocalResponseNormalization)
     if op.axis == 1 and op.size % 2 and x.type.rank == 4:
         return None
-    at, shape = _Before(graph, node), x.type.shape
+    at, shape = Before(graph, node), x.type.shape
     along = tuple(int(i == op.axis) for i in range(x.type.rank))
     before, after = op.window
     square = at(Pad(tuple(a * before for a in along), tuple(a * after for a in along)), at(Mul(), x, x))
@@ -360,17 +370,25 @@ def local_response(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 
 RULES: Rules = {
-    **dict.fromkeys((Abs, Add, Sub, Mul, Div, Neg, Prelu), (eight_bits,)),
+    **dict.fromkeys((Abs, Add, Neg, Sub), (eight_bits,)),
     **dict.fromkeys((Max, Min), (unsigned_order, large_bound)),
-    ArgMinMax: (unsigned_order,),
-    Clamp: (integer_clamp,),
-    Div: (eight_bits, division),
-    Relu: (integer_relu,),
-    Prelu: (eight_bits, integer_relu),
-    Comparison: (unsigned_order, comparison),
+    Pad: (unsigned_fill,),
+    Where: (integer_choice,),
+    Transpose: (square_heads,),
+    ArgMinMax: (unsigned_order, _integers.arg_of_extreme),
+    Clamp: (_integers.integer_clamp,),
+    Div: (eight_bits, _integers.division),
+    Mul: (eight_bits, large_factor),
+    MaxPool2d: (_integers.integer_max_pool,),
+    Pow: (_integers.power,),
+    Relu: (_integers.integer_relu,),
+    Prelu: (eight_bits, _integers.integer_relu),
+    **dict.fromkeys((ShiftLeft, ShiftRight), (eight_bits, unsigned_shift)),
+    Comparison: (unsigned_order, comparison, float_order),
     Cast: (saturating_cast,),
     Indexed: (unsigned_indices,),
-    Reduction: (reduction_of_nothing, integer_reduction),
+    Reduction: (reduction_of_nothing, _integers.integer_reduction),
+    **dict.fromkeys((reduction.ReduceMax, reduction.ReduceMin), (reduction_of_nothing, infinite_extreme)),
     reduction.ReduceLogSumExp: (reduction_of_nothing, log_sum_exp),
     BatchNormalization: (batch_norm,),
     LayerNormalization: (normalization_of_nothing,),

@@ -11,8 +11,9 @@ Casts of casts cancel, so a chain of such nodes is int32 throughout. ONNX comput
 in int64, WebGPU has words of 32 bits: what stays int64 is computed exactly, in two words, at several times the cost.
 
 Ranges go forward: a constant's is that of its elements, a graph input's is that of its type (nothing is assumed about
-data), the others follow from their operands by interval arithmetic. A sum, a product and so on whose range is not
-within its own type may wrap: its range is then that of the type. The results are the same integers as before, always.
+data, unless `int32_inputs` says that someone checks it), the others follow from their operands by interval arithmetic.
+A sum, a product and so on whose range is not within its own type may wrap: its range is then that of the type. The
+results are the same integers as before, always.
 
 Linear in nodes and in the elements of 64-bit constants.
 """
@@ -48,8 +49,14 @@ NARROW: Range = limits(I32)
 class NarrowInt64(Pass):
     """f(x: i64): i64 -> f(x: i32): i32 where operands and results provably fit"""
 
+    int32_inputs: bool = False
+
     def run(self, graph: Graph, ctx: Context) -> bool:
         work = _Narrowing(graph)
+        if self.int32_inputs:
+            work.ranges |= {
+                v: (max(NARROW[0], limits(v.type.dtype)[0]), NARROW[1]) for v in graph.inputs if _is_wide(v)
+            }
         for node in graph.nodes:
             work.visit(node, ctx)
         work.finish()

@@ -12,7 +12,8 @@
     openvino    ops and data types that OpenVINO lacks by those it has; layout and fusion are its own business
 
 `default` is what `compile` runs; `no-fuse` is the same with one kernel an op; `none` is the least that compiles.
-`openvino-cpu` and `openvino-npu` are for OpenVINO's devices; the NPU computes in float16.
+`openvino-cpu` and `openvino-npu` are for OpenVINO's devices. The CPU gets 64-bit integers in two words, the NPU as
+int32, for which its inputs are checked; and the NPU computes in float16.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ PHASES: dict[str, str] = {
     "tidy": "canonicalize,simplify-movement,fold-constants,canonicalize,cse,share-concats",
     "target": "dce,split-large,narrow-int64,legalize,split-reductions,emulate-f16,dce",
     "fuse": "fuse",
-    "openvino": "dce,legalize-openvino,fold-constants{max_widened=0},cse,dce",
+    "openvino": "legalize-openvino,fold-constants{max_widened=0},cse,dce",
 }
 
 #: OpenVINO computes in 8 bits where it finds 8-bit weights before a dequantisation, so those are not evaluated.
@@ -37,6 +38,6 @@ PIPELINES: dict[str, str] = {
     "default": f"{_UNFUSED},{PHASES['fuse']}",
     "no-fuse": _UNFUSED,
     "none": "unroll,fold-constants,split-activations," + PHASES["target"],
-    "openvino-cpu": f"{_FOR_OPENVINO},{PHASES['openvino']}",
-    "openvino-npu": f"{_FOR_OPENVINO},precision,{PHASES['openvino']}",
+    "openvino-cpu": f"{_FOR_OPENVINO},dce,narrow-int64,split-int64,{PHASES['openvino']}",
+    "openvino-npu": f"{_FOR_OPENVINO},precision,dce,narrow-int64{{int32_inputs=true}},{PHASES['openvino']}",
 }

@@ -2,6 +2,7 @@
 
     python -m tests.onnx_backend                  the numpy interpreter instead of a device: what the importer can do
     python -m tests.onnx_backend --device         on the default device
+    python -m tests.onnx_backend --cpu            on the CPU through OpenVINO
     python -m tests.onnx_backend --device -k conv --list refused
 
 An outcome is `native` (compiled, and the results are those ONNX expects), `fallback` (the same, with nodes on the CPU),
@@ -29,6 +30,7 @@ from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
 
+import gpucompile
 from gpucompile.errors import UnsupportedError
 from gpucompile.frontends.onnx.partition import DevicePart, Partition
 from gpucompile.ir.graph import Graph
@@ -73,6 +75,22 @@ class InterpretedModel(PreparedModel):
     runner = InterpretedGraph
 
 
+class OpenvinoGraph:
+    """The same on OpenVINO's CPU."""
+
+    def __init__(self, graph: Graph | Partition, device: object) -> None:
+        if not isinstance(graph, Graph):
+            raise UnsupportedError("nodes on hosts are not run here")
+        self.executable = gpucompile.load(gpucompile.compile(graph, devices=("cpu",)), "cpu")
+
+    def __call__(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.executable.run(inputs)
+
+
+class OpenvinoModel(PreparedModel):
+    runner = OpenvinoGraph
+
+
 class Interpreter(WebGPUBackend):
     """The backend with the numpy interpreter in place of the device."""
 
@@ -108,13 +126,13 @@ def cases(pattern: str = "") -> Iterator[TestCase]:
 
 
 def run(case: TestCase, interpreted: bool, device: Any = None, fallback: bool = False) -> Outcome:
-    """Run one case on all its data sets."""
+    """Run one case on all its data sets; on `device`, which may be "cpu"."""
     start = time.perf_counter()
-    prepared = InterpretedModel if interpreted else PreparedModel
+    prepared = InterpretedModel if interpreted else OpenvinoModel if device == "cpu" else PreparedModel
     rep = None
     try:
         model, data = _data(case)
-        rep = prepared(model, device, "allow" if fallback else "error")
+        rep = prepared(model, None if device == "cpu" else device, "allow" if fallback else "error")
         for inputs, wanted in data:
             got = rep.run([_array(x) for x in inputs])
             for want, y in zip(_flat(wanted), _flat(got), strict=True):
@@ -197,6 +215,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="ONNX's backend tests on gpucompile")
     parser.add_argument("-k", default="", metavar="REGEX", help="only cases whose names match")
     parser.add_argument("--device", action="store_true", help="run on the default device")
+    parser.add_argument("--cpu", action="store_true", help="run on the CPU through OpenVINO")
     parser.add_argument("--update", action="store_true", help=f"write the refused cases to {REFUSED.name}")
     parser.add_argument(
         "--list", choices=("native", "fallback", "excused", "refused", "wrong"), help="list these cases"
@@ -204,14 +223,14 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument("--fallback", action="store_true", help="leave what the device does not take to the CPU")
     args = parser.parse_args(None if argv is None else list(argv))
     outcomes = []
-    device = None
+    device: Any = "cpu" if args.cpu else None
     if args.device:
         from gpucompile.runtime.device import default_device
 
         device = default_device()
     warnings.simplefilter("ignore")
     for case in cases(args.k):
-        outcomes.append(run(case, not args.device, device, args.fallback))
+        outcomes.append(run(case, device is None, device, args.fallback))
     counts = Counter(o.kind for o in outcomes)
     for why, count in Counter(reason(o.why) for o in outcomes if o.kind not in ("native", "wrong")).most_common():
         print(f"{count:5}  {why}")

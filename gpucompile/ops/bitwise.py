@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -83,6 +83,12 @@ class ShiftLeft(Bitwise):
         u = retype(t, "u32")
         return f"select({a} << ({u}({b}) & {u}(31u)), {t}(0), {u}({b}) > {u}(31u))"
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        a, b = args
+        count, inside = _openvino_count(ov, b)
+        out = ov.bitwise_left_shift(a, count)
+        return out if inside is None else ov.bitwise_and(out, inside)
+
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         a, b, bits = _unsigned(*ins)
         return np.where(b < bits, np.left_shift(a, np.minimum(b, bits - 1).astype(a.dtype)), 0).astype(a.dtype)
@@ -103,10 +109,30 @@ class ShiftRight(Bitwise):
         most = f"min({u}({b}), {u}(31u))"
         return f"{a} >> {most}" if scalar(t) == "i32" else f"select({a} >> {most}, {t}(0), {u}({b}) > {u}(31u))"
 
+    def openvino(self, ov: Any, *args: Any) -> Any:
+        a, b = args
+        count, inside = _openvino_count(ov, b)
+        if inside is not None:  # 31 where it is more
+            count = ov.bitwise_or(count, ov.bitwise_and(ov.bitwise_not(inside), ov.scalar(31, b)))
+        return ov.bitwise_right_shift(a, count)
+
     def compute(self, *ins: np.ndarray) -> np.ndarray:
         a, b, bits = _unsigned(*ins)
         moved = np.right_shift(a, np.minimum(b, bits - 1).astype(a.dtype))
         return np.asarray(moved if a.dtype.kind == "i" else np.where(b < bits, moved, 0)).astype(a.dtype)
+
+
+def _openvino_count(ov: Any, b: Any) -> tuple[Any, Any]:
+    """Counts in int32 that OpenVINO's shifts take, and -1 where those are the counts, else 0; None
+    instead of the latter if they are known to be."""
+    counts = ov.array(b)
+    if counts is not None and ((counts >= 0) & (counts < 32)).all():
+        return b, None
+    # (n & ~31) is 0 or not; its sign, and that of its negation, are
+    more = ov.bitwise_and(b, ov.scalar(-32, b))
+    sign = ov.scalar(31, b)
+    beyond = ov.bitwise_right_shift(ov.bitwise_or(more, ov.subtract(ov.scalar(0, b), more)), sign)
+    return ov.bitwise_and(b, sign), ov.bitwise_not(beyond)
 
 
 def _unsigned(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

@@ -43,7 +43,11 @@ class Reshape(Movement):
         return delinearize(linearize(coords, source.shape), out.shape)
 
     def openvino(self, ov: Any, *args: Any) -> Any:
-        return ov.reshape(args[0], ov.integers(self.new_shape), False)
+        """To no axes as squeeze: a reshape of a matrix product to a scalar crashes the CPU device's compiler."""
+        (x,) = args
+        if not self.new_shape and ov.type(x).rank:
+            return ov.squeeze(x, ov.integers(range(ov.type(x).rank)))
+        return ov.reshape(x, ov.integers(self.new_shape), False)
 
     @classmethod
     def cases(cls) -> Cases:

@@ -65,11 +65,9 @@ class QuantizeLinear(Anchor):
         blocks = repetitions(ov.type(x).shape, ov.type(scale).shape)
         low, high = limits(dtype)
         if scales is not None and zeros is not None and dtype.bits == 8 and max(blocks, default=1) == 1:
-            ends = [
-                ov.constant(((end - zeros.astype(np.float32)) * scales).astype(scales.dtype)) for end in (low, high)
-            ]
-            levels = [ov.constant(np.array(end, scales.dtype)) for end in (low, high)]
-            return ov.cast(ov.fake_quantize(x, *ends, *levels, 256), dtype)
+            ends = [ov.constant((end - zeros.astype(np.float32)) * scales.astype(np.float32)) for end in (low, high)]
+            levels = [ov.constant(np.array(end, np.float32)) for end in (low, high)]
+            return ov.cast(ov.fake_quantize(ov.cast(x, DataType.FLOAT32), *ends, *levels, 256), dtype)
         x, scale, zero_point = (ov.cast(v, DataType.FLOAT32) for v in args)
         scale, zero_point = (
             Repeat(blocks).openvino(ov, v) if max(blocks, default=1) > 1 else v for v in (scale, zero_point)
@@ -116,10 +114,12 @@ class DequantizeLinear(Anchor):
             scale = Repeat(blocks).openvino(ov, scale)
             zero_point = zero_point if zeros is None else ov.constant(spread(zeros, blocks), ov.type(x).dtype)
             zero_point = Repeat(blocks).openvino(ov, zero_point) if zeros is None else zero_point
-        out = ov.cast(x, dtype)
+        # plugins may subtract after they multiply, which only weights can take in float16
+        kind = DataType.FLOAT32 if ov.array(x) is None else dtype
+        out = ov.cast(x, kind)
         if zeros is None or zeros.any():
-            out = ov.subtract(out, ov.cast(zero_point, dtype))
-        return ov.multiply(out, scale)
+            out = ov.subtract(out, ov.cast(zero_point, kind))
+        return ov.cast(ov.multiply(out, ov.cast(scale, kind)), dtype)
 
     @classmethod
     def cases(cls) -> Cases:

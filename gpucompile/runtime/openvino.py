@@ -2,11 +2,12 @@
 
     find_device("npu") -> OpenvinoDevice;  OpenvinoExecutable(bundle, device) -> exe(x), exe.run({...})
 
-OpenVINO is imported when one of its devices is first asked for. Inputs are read where numpy has them. Results are
-copied out: the CPU device leaves a caller's array alone where it finds that an output is an input. Every thread that
-runs gets a request of its own.
+OpenVINO is imported when one of its devices is first asked for. Inputs are read where numpy has them, and outputs
+written there; outputs are copied where the model returns an input, inputs where the array is read-only.
+Every thread that runs gets a request of its own.
 
-The CPU device computes 64-bit integers in 32 bits: inputs beyond int32 are refused.
+Models have uint32 as int32, and for the CPU 64-bit integers as pairs of int32: views of numpy's arrays. A model for the
+NPU has int64, computed in 32 bits: inputs beyond int32 are refused.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ class OpenvinoOptions:
         out: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if kind == "cpu":
             out["INFERENCE_PRECISION_HINT"] = self.precision
+            if self.precision == "f32":  # else what meets weights of 4 and 8 bits is computed in 8 bits
+                out["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
             if self.threads is not None:
                 out["INFERENCE_NUM_THREADS"] = self.threads
             if self.power == "low-power":
@@ -279,18 +282,26 @@ class OpenvinoExecutable(Executable):
         return {p.name: r for p, r in zip(self.outputs, results, strict=True)}
 
     def infer(self, inputs: list[Array], outputs: list[Array]) -> None:
-        """Run once on contiguous arrays in the order of the ports, into such arrays. Nothing is checked but the range
-        of 64-bit integers."""
-        for port, array in zip(self.inputs, inputs, strict=True):
-            if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
-                _require_32_bits(port, array)
+        """Run once on contiguous arrays in the order of the ports, into such arrays. Nothing is checked but, where the
+        model computes 64-bit integers in 32 bits, their range."""
+        # OpenVINO shares no memory that is read-only, nor does it keep what it shares alive
+        inputs = [array if array.flags.writeable else array.copy() for array in inputs]
         request = self._request()
         tensor = openvino_module().Tensor
         try:
-            for i, array in enumerate(inputs):
-                request.set_input_tensor(i, tensor(array, shared_memory=True))
+            for i, (port, array) in enumerate(zip(self.inputs, inputs, strict=True)):
+                element = request.model_inputs[i].get_element_type().get_type_name()
+                if element in ("i64", "u64"):
+                    _require_32_bits(port, array)
+                request.set_input_tensor(i, tensor(_as_stored(port, array, element), shared_memory=True))
+            stored = [
+                _as_stored(port, array, request.model_outputs[i].get_element_type().get_type_name())
+                for i, (port, array) in enumerate(zip(self.outputs, outputs, strict=True))
+            ]
+            for i, array in enumerate(stored if self._writes_in_place else ()):
+                request.set_output_tensor(i, tensor(array, shared_memory=True))
             request.infer()
-            for i, array in enumerate(outputs):
+            for i, array in enumerate(() if self._writes_in_place else stored):
                 np.copyto(array, request.get_output_tensor(i).data)
         except RuntimeError as e:
             raise DeviceError(f"OpenVINO's {self.openvino_device.name} failed: {_reason(e)}") from e
@@ -342,6 +353,14 @@ class OpenvinoExecutable(Executable):
             out.append((kind, str(op.get_friendly_name()), dtype))
         return out
 
+    @functools.cached_property
+    def _writes_in_place(self) -> bool:
+        """Whether the device can be given the memory of its outputs: where one is an input, it leaves that alone."""
+        for result in self._open().get_runtime_model().get_results():
+            if result.input_value(0).get_node().get_rt_info()["layerType"].astype(str) == "Input":
+                return False
+        return True
+
     def _open(self) -> Any:
         compiled = self._compiled
         if compiled is None:
@@ -377,6 +396,18 @@ class OpenvinoExecutable(Executable):
     def __repr__(self) -> str:
         state = "closed" if self.closed else "from blob" if self.from_blob else "compiled"
         return f"<OpenvinoExecutable on {self.openvino_device.full_name!r}: {state}>"
+
+
+def words_of(array: Array) -> Array:
+    """A view of contiguous 64-bit integers as int32, with an axis of low and high words at the end."""
+    return array.reshape(-1).view(np.int32).reshape(*array.shape, 2)
+
+
+def _as_stored(port: Port, array: Array, element: str) -> Array:
+    """A contiguous array as the model has it: uint32 and 64-bit integers may be views of int32."""
+    if element != "i32" or port.dtype not in ("uint32", "int64", "uint64"):
+        return array
+    return array.view(np.int32) if port.dtype == "uint32" else words_of(array)
 
 
 def _require_32_bits(port: Port, array: Array) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucompile.backends.openvino.rules import INEXACT, NPU_RANK, NPU_TYPES
+from gpucompile.backends.openvino.rules import NPU_RANK, NPU_TYPES, REFUSED
 from gpucompile.compiler import compile
 from gpucompile.errors import InputError, UnsupportedError
 from gpucompile.ir.graph import Graph
@@ -128,7 +128,7 @@ class OpenvinoContext(MLContext):
         refused by `dispatch`."""
         npu = self._openvino.kind == "npu"
         supported = frozenset(DATA_TYPES) & NPU_TYPES if npu else frozenset(DATA_TYPES)
-        return limits.op_support_limits(supported, self._max_bytes, NPU_RANK if npu else MAX_RANK, INEXACT)
+        return limits.op_support_limits(supported, self._max_bytes, NPU_RANK if npu else MAX_RANK, REFUSED)
 
 
 class HostRead:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpucompile.ir.op import MAX_RANK
 from gpucompile.ir.types import DataType
-from gpucompile.ops import activation, elementwise, formula, logical, movement, reduction, scan
+from gpucompile.ops import activation, elementwise, formula, logical, movement, reduction, scan, words
 from gpucompile.ops.softmax import Softmax
 from tests.generate.draw import Case, Draw, Operand
 from tests.generate.registry import strategy_for
@@ -66,6 +66,17 @@ def cast(d: Draw) -> Case:
     """Floats beyond the ends of 8 bits, and halves, which truncation shows."""
     to = d.of(*DataType)
     return d.case(logical.Cast(to), d.operand(d.shape(), domain=d.of((-4.0, 4.0), (-300.0, 300.0))))
+
+
+@strategy_for(words.Word)
+def word(d: Draw) -> Case:
+    return d.case(words.Word(d.flag()), d.operand(d.shape()))
+
+
+@strategy_for(words.JoinWords)
+def join_words(d: Draw) -> Case:
+    low, high = d.operand_shapes(2)
+    return d.case(words.JoinWords(d.of(DataType.INT64, DataType.UINT64)), d.operand(low), d.operand(high))
 
 
 # Reductions and scans ------------------------------------------------------------------------------------------------

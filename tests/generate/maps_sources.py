@@ -73,6 +73,16 @@ def shift(op: Op, a: Array, b: Array) -> Array:
     return wrapped(each(one, a, b), a.dtype)
 
 
+@source("word")
+def word(op: Op, x: Array) -> Array:
+    return wrapped(each(lambda v: v >> 32 if op.attributes()["high"] else v, x), np.dtype(np.int32))
+
+
+@source("join_words")
+def join_words(op: Op, low: Array, high: Array) -> Array:
+    return wrapped(each(lambda x, y: x % 2**32 + (y << 32), low, high), op.attributes()["to"].numpy)
+
+
 @source("not_equal")
 def not_equal(op: Op, a: Array, b: Array) -> Array:
     return ~evaluate("Equal", a, b)

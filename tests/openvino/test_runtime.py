@@ -25,8 +25,9 @@ from gpucompile.ir.text import print_graph
 from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.activation import Relu
 from gpucompile.ops.contraction import Matmul
-from gpucompile.ops.elementwise import Add, Identity
-from gpucompile.ops.movement import Repeat, Reshape
+from gpucompile.ops.elementwise import Add, Identity, Max
+from gpucompile.ops.gather import Gather
+from gpucompile.ops.movement import Concat, Pad, Repeat, Reshape
 from gpucompile.runtime import choose, openvino
 from gpucompile.runtime.bundle import read_bundle
 from gpucompile.runtime.openvino import OpenvinoDevice, OpenvinoExecutable, OpenvinoOptions, find_device, list_devices
@@ -128,6 +129,48 @@ def test_cache(graph: Graph, feeds: dict[str, np.ndarray], tmp_path: Path) -> No
         with gpucompile.load(bundle, "cpu", options=OpenvinoOptions(cache_dir=tmp_path / "cache")) as exe:
             agree(exe.run(feeds), graph, feeds)
     assert any((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("returns_input", [False, True])
+def test_arrays_are_not_copied(monkeypatch: pytest.MonkeyPatch, returns_input: bool) -> None:
+    """OpenVINO gets the memory of inputs and outputs, of 64 bits too; but for outputs not where one is an input."""
+    g = Graph("g")
+    x, n = g.add_input("x", TensorType(F32, (4, 8))), g.add_input("n", TensorType(DataType.INT64, (3,)))
+    g.set_outputs(
+        {"y": g.add(Relu(), x), "m": g.add(Add(), n, n), "z": x if returns_input else g.add(Reshape((32,)), x)}
+    )
+    feeds = {"x": np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32), "n": np.array([2**40, -1, 7])}
+    kept = {name: array.copy() for name, array in feeds.items()}
+    places: list[int] = []
+    real = openvino.openvino_module().Tensor
+
+    def tensor(array: np.ndarray, shared_memory: bool) -> object:
+        out = real(array, shared_memory=shared_memory)
+        assert out.data.ctypes.data == array.ctypes.data
+        places.append(array.ctypes.data)
+        return out
+
+    with gpucompile.load(gpucompile.compile(g, devices=("cpu",)), "cpu") as exe:
+        monkeypatch.setattr(openvino.openvino_module(), "Tensor", tensor)
+        for _ in range(2):
+            places.clear()
+            got = exe.run(feeds)
+            outputs = [] if returns_input else [array.ctypes.data for array in got.values()]
+            assert places == [array.ctypes.data for array in feeds.values()] + outputs
+            for name, want in interpret(g, kept).items():
+                np.testing.assert_array_equal(got[name], want)
+            for name, array in feeds.items():
+                np.testing.assert_array_equal(array, kept[name])
+
+
+def test_read_only_inputs(graph: Graph, feeds: dict[str, np.ndarray]) -> None:
+    """They are copied, and the copies live as long as the run."""
+    given = {name: array.copy() for name, array in feeds.items()}
+    for array in given.values():
+        array.flags.writeable = False
+    with gpucompile.load(gpucompile.compile(graph, devices=("cpu",)), "cpu") as exe:
+        for _ in range(20):
+            agree(exe.run(given), graph, feeds)
 
 
 def test_many_threads(graph: Graph) -> None:
@@ -334,17 +377,47 @@ def test_npu_rules() -> None:
     reasons = [str(r) for r in rejections(g, "npu")]
     assert [r.split(":")[0] for r in reasons] == ["relu", "reshape", "add"]
     assert "6 axes, the NPU takes at most 5" in reasons[0] and "no uint64" in reasons[2]
-    assert not list(rejections(g, "cpu"))
+    with gpucompile.load(gpucompile.compile(g, devices=("cpu",)), "cpu") as exe:
+        assert not list(rejections(Graph("empty"), "cpu")) and len(exe.outputs) == 2
     with pytest.raises(UnsupportedError, match=r"NPU device: .*6 axes"):
         gpucompile.compile(g, devices=("npu",))
 
 
-def test_constants_beyond_int32() -> None:
+def test_64_bits_on_the_npu() -> None:
+    """Within int32, for which inputs are checked; sums that may leave it are refused."""
+    g = Graph("g")
+    x = g.add_input("x", TensorType(DataType.INT64, (2,)))
+    table = g.constant(np.arange(10, dtype=np.float32))
+    g.set_outputs({"y": g.add(Gather(), table, x), "s": g.add(Max(), x, g.constant(np.array([-5, 7])))})
+    with gpucompile.load(gpucompile.compile(g, devices=("npu",)), "cpu") as exe:
+        got = exe.run({"x": np.array([3, -1])})
+        assert got["y"].tolist() == [3.0, 9.0] and got["s"].tolist() == [3, 7] and got["s"].dtype == np.int64
+        with pytest.raises(InputError, match="beyond int32"):
+            exe.run({"x": np.array([2**31, 0])})
+    g.set_outputs({"y": g.add(Add(), x, x)})
+    with pytest.raises(UnsupportedError, match="NPU device: add: its int64 may leave int32"):
+        gpucompile.compile(g, devices=("npu",))
+
+
+def test_large_constants() -> None:
+    """Beyond int32: exact on the CPU."""
     g = Graph("g")
     x = g.add_input("x", TensorType(DataType.INT64, (1,)))
-    g.set_outputs({"y": g.add(Add(), x, g.constant(np.array([2**31])))})
-    with pytest.raises(UnsupportedError, match="beyond int32"):
-        gpucompile.compile(g, devices=("cpu",))
+    u = g.add_input("u", TensorType(DataType.UINT32, (2,)))
+    large = g.constant(np.array([2**31 + 5, 2**32 - 1], np.uint32))
+    g.set_outputs({
+        "y": g.add(Add(), x, g.constant(np.array([2**33]))),
+        "c": g.add(Concat(), u, large),
+        "p": g.add(Pad((1,), (1,), value=2**32 - 2), u),
+        "whole": g.constant(np.array([2**40, -1])),
+        "large": large,
+    })  # fmt: skip
+    feeds = {"x": np.array([5]), "u": np.array([1, 2**32 - 1], np.uint32)}
+    with gpucompile.load(gpucompile.compile(g, devices=("cpu",)), "cpu") as exe:
+        got = exe.run(feeds)
+    for name, want in interpret(g, feeds).items():
+        np.testing.assert_array_equal(got[name], want)
+        assert got[name].dtype == want.dtype
 
 
 def test_npu_rules_of_the_lowered_model() -> None:

@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpucompile
+from gpucompile.backends.openvino.rules import REFUSED
 from gpucompile.errors import ClosedError, DeviceError, InputError, TypeInferenceError, UnsupportedError
-from gpucompile.runtime.openvino import list_devices
+from gpucompile.runtime.openvino import OpenvinoExecutable, list_devices
 from gpucompile.webnn import ML, MLGraphBuilder
+from gpucompile.webnn.limits import results, variants
+from gpucompile.webnn.operators import OPERATORS, op_class
+from tests.support import graph_of
 from tests.wpt import suite
 from tests.wpt.check import check_file
 
@@ -55,25 +60,58 @@ def test_dispatch(context: Any) -> None:
 
 
 def test_64_bits(context: Any) -> None:
+    """Exact, through the views in which OpenVINO has them."""
     builder = MLGraphBuilder(context)
-    graph = builder.build({"y": builder.neg(builder.input("x", "int64", [2]))})
-    x, y = (context.create_tensor("int64", [2], readable=True, writable=True) for _ in "xy")
-    context.write_tensor(x, np.array([2**31 - 1, -(2**31) + 1]))
-    context.dispatch(graph, {"x": x}, {"y": y})
-    assert context.read_tensor(y).tolist() == [-(2**31) + 1, 2**31 - 1]
-    context.write_tensor(x, np.array([2**31, 0]))
-    with pytest.raises(InputError, match="beyond int32"):
-        context.dispatch(graph, {"x": x}, {"y": y})
+    x = builder.input("x", "int64", [2])
+    graph = builder.build({"y": builder.neg(x), "same": builder.identity(x)})
+    given, y, same = (context.create_tensor("int64", [2], readable=True, writable=True) for _ in range(3))
+    for numbers in ([2**31 - 1, -(2**31) + 1], [2**62 + 5, -1], [-(2**63), 0]):
+        context.write_tensor(given, np.array(numbers))
+        context.dispatch(graph, {"x": given}, {"y": y, "same": same})
+        assert context.read_tensor(y).tolist() == [n if n == -(2**63) else -n for n in numbers]
+        assert context.read_tensor(same).tolist() == numbers
 
 
 def test_limits(context: Any) -> None:
     limits = context.op_support_limits()
-    assert limits["pow"]["a"]["data_types"] == ["float32", "float16"]
-    assert "uint32" not in limits["div"]["a"]["data_types"] and "int32" in limits["div"]["a"]["data_types"]
+    assert limits["pow"]["a"]["data_types"] == ["float32", "float16", "int32", "uint32", "int8", "uint8"]
+    assert "uint64" in limits["div"]["a"]["data_types"]
     builder = MLGraphBuilder(context)
-    x = builder.input("x", "int32", [2])
-    with pytest.raises(UnsupportedError, match="pow: OpenVINO computes it in float32"):
+    x = builder.input("x", "int64", [2])
+    with pytest.raises(UnsupportedError, match="pow: OpenVINO computes int64 in 32 bits"):
         builder.build({"y": builder.pow(x, x)})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in ("cast", "pow", "gather", "linear") else pytest.mark.slow)
+        for n in sorted(OPERATORS)
+    ],
+)
+def test_limits_are_true(context: Any, name: str) -> None:
+    """Of every operand every data type that is claimed is in a graph that the device compiles; what is not claimed
+    is refused."""
+    claimed = {key: set(v["data_types"]) for key, v in context.op_support_limits()[name].items()}
+    cls, seen = op_class(name), dict[str, set[str]]()
+    for op, types in cls.cases():
+        for variant, changed in variants(op, types):
+            keys = [o.rstrip("?*") for o in cls.operands]
+            keys += keys[-1:] * (len(changed) - len(keys))
+            given = [(k, t.dtype.value) for k, t in zip(keys, changed, strict=False) if t is not None]
+            if results(variant, changed) is None or all(d in seen.get(k, ()) for k, d in given):
+                continue
+            graph = graph_of(variant, changed)
+            if all(d in claimed[k] for k, d in given):
+                OpenvinoExecutable(gpucompile.compile(graph, devices=("cpu",)), "cpu").close()
+                for k, d in given:
+                    seen.setdefault(k, set()).add(d)
+            elif cls in REFUSED:
+                with pytest.raises(UnsupportedError):
+                    gpucompile.compile(graph, devices=("cpu",))
+    assert {k: claimed[k] - seen.get(k, set()) for k in claimed if not k.startswith("output")} == {
+        k: set() for k in claimed if not k.startswith("output")
+    }
 
 
 def test_options() -> None:

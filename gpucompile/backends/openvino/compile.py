@@ -56,7 +56,7 @@ def lowered(graph: Graph, device: str) -> openvino.Model | list[Rejection]:
     refused = list(rejections(graph, device))
     if refused:
         return refused
-    model = lower(graph)
+    model = lower(graph, device)
     return list(model_rejections(model, device)) or model
 
 

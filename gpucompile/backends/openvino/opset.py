@@ -19,8 +19,9 @@ from gpucompile.ir.types import DataType, TensorType
 OPSETS = tuple(f"openvino.opset{i}" for i in range(17, 12, -1))
 
 #: Names of the element types in OpenVINO. 4-bit values lie in bytes, as numpy has them: plugins take no others from
-#: outside, nor compute with them. Constants are packed (`Opset.constant`).
-ELEMENTS = {d: d.short for d in DataType} | {DataType.INT4: "i8", DataType.UINT4: "u8"}
+#: outside, nor compute with them. Constants are packed (`Opset.constant`). uint32 has its bits in int32, in which
+#: plugins compute it, some with conversions that saturate; the pass legalize-openvino sees to what depends on the sign.
+ELEMENTS = {d: d.short for d in DataType} | {DataType.INT4: "i8", DataType.UINT4: "u8", DataType.UINT32: "i32"}
 _BY_ELEMENT = {d.short: d for d in DataType}
 
 
@@ -51,13 +52,16 @@ class Opset:
         from openvino import Tensor, Type, op
 
         array = np.asarray(array)
+        if array.dtype == np.uint32:
+            array = array.astype(np.int32)
         if dtype is None or dtype.bits >= 8:
             return op.Constant(np.ascontiguousarray(array).reshape(array.shape)).output(0)
         nibbles = np.ascontiguousarray(array).reshape(-1).astype(np.uint8) & 15
         if nibbles.size % 2:
             nibbles = np.append(nibbles, np.uint8(0))
-        packed = nibbles[::2] | nibbles[1::2] << 4
-        return op.Constant(Tensor(packed, list(array.shape), getattr(Type, dtype.short))).output(0)
+        tensor = Tensor(getattr(Type, dtype.short), list(array.shape))  # its memory lives as long as the constant
+        tensor.data.reshape(-1)[:] = nibbles[::2] | nibbles[1::2] << 4
+        return op.Constant(tensor).output(0)
 
     def integers(self, values: int | Sequence[int]) -> Any:
         """An int64 constant: axes, sizes and the like."""

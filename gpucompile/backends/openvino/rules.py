@@ -1,8 +1,8 @@
 """What of a graph OpenVINO's devices do not take, each with its reason.
 
-The CPU device computes integers as int32 (64-bit and unsigned ones too); the pass legalize-openvino makes that
-exact within 32 bits, and what it cannot help is refused here. Constants beyond int32 are refused too, and
-`runtime.openvino` refuses such inputs.
+OpenVINO's devices compute integers as int32 (64-bit and unsigned ones too). For the CPU the passes split-int64 and
+legalize-openvino make that exact; what they cannot help is refused here. For the NPU 64-bit inputs have to be within
+int32, which `runtime.openvino` checks; what may leave int32 then is refused here.
 
 The NPU takes less: its compiler wants static shapes, which a Graph always has, at most `NPU_RANK` axes, and the element
 types of `NPU_TYPES`. Its plugin's check of tensors (`check_network_precision` in OpenVINO's intel_npu) also lets 16-bit
@@ -23,9 +23,11 @@ import numpy as np
 from gpucompile.ir.graph import Constant, Graph, Node
 from gpucompile.ir.op import Op
 from gpucompile.ir.types import DataType
-from gpucompile.ops.elementwise import Div, Pow
-from gpucompile.ops.movement import Pad
-from gpucompile.ops.pool import MaxPool2d
+from gpucompile.ops.categories import Movement
+from gpucompile.ops.elementwise import Identity, Pow
+from gpucompile.ops.gather import Indexed
+from gpucompile.ops.logical import Cast, Where
+from gpucompile.ops.words import WIDE, JoinWords, Word
 
 if TYPE_CHECKING:
     import openvino
@@ -36,12 +38,10 @@ NPU_TYPES = frozenset(map(DataType.parse, ("f32", "f16", "i64", "i32", "u32", "i
 #: The element types that a lowered model may have within: truths are not uint8 there.
 _NPU_ELEMENTS = frozenset(d.short for d in NPU_TYPES) | {"boolean"}
 
-#: Ops on integers that OpenVINO computes in float32, and that no pass replaces: the data types that this breaks.
-INEXACT: dict[type[Op], frozenset[DataType]] = {
-    Pow: frozenset(d for d in DataType if not d.is_float),
-    Div: frozenset({DataType.UINT32}),
-    MaxPool2d: frozenset(d for d in DataType if not d.is_float and d.bits >= 32),
-}
+#: Data types that the CPU device does not take as operands of single ops, which no pass replaces.
+REFUSED: dict[type[Op], frozenset[DataType]] = {Pow: frozenset(WIDE)}
+#: 64-bit integers may be moved and converted on the NPU.
+_KEPT = (Movement, Indexed, Cast, Identity, Where)
 
 
 @dataclass(frozen=True)
@@ -60,30 +60,30 @@ def reject(node: Node, device: str = "cpu") -> str | None:
     """Why `device`, cpu or npu, does not take a node; None if it does."""
     op = node.op
     if isinstance(op, Constant):
-        return _reject_constant(op)
+        return _reject_constant(op, device)
     if type(op).openvino is Op.openvino and op.opset is None:
         return "it has no form in OpenVINO's operations"
-    dtype = node.operand_values[0].type.dtype if node.operand_values else None
-    if dtype is not None and dtype in INEXACT.get(type(op), ()):
-        return f"OpenVINO computes it in float32, which is not exact for {dtype.value}"
-    if isinstance(op, Pad) and dtype is DataType.UINT32 and not 0 <= op.value < 2**31:
-        return f"it fills uint32 with {op.value:g}, beyond int32, in which OpenVINO computes"
+    wide = [v for v in (*node.operand_values, *node.outputs) if v.type.dtype in WIDE]
+    if device == "cpu" and wide and not isinstance(op, (Word, JoinWords)):
+        return f"OpenVINO computes {wide[0].type.dtype.value} in 32 bits, and no pass takes this apart"
     if device == "npu":
         for v in (*node.operand_values, *node.outputs):
             if v.type.rank > NPU_RANK:
                 return f"{v.type} has {v.type.rank} axes, the NPU takes at most {NPU_RANK}"
             if v.type.dtype not in NPU_TYPES:
                 return f"the NPU has no {v.type.dtype.value}"
+        if wide and not isinstance(op, _KEPT):
+            return f"its {wide[0].type.dtype.value} may leave int32, in which the NPU computes"
     return None
 
 
-def _reject_constant(op: Constant) -> str | None:
+def _reject_constant(op: Constant, device: str) -> str | None:
     array, dtype = op.value.array, op.value.type.dtype
-    if dtype.is_float or dtype.bits < 32 or dtype is DataType.INT32 or not array.size:
+    if device != "npu" or dtype not in WIDE or not array.size:
         return None
     limits = np.iinfo(np.int32)
     if array.min() < limits.min or array.max() > limits.max:
-        return f"a constant {op.value.type} has numbers beyond int32, in which OpenVINO computes"
+        return f"a constant {op.value.type} has numbers beyond int32, in which the NPU computes"
     return None
 
 
