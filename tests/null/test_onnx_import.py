@@ -161,6 +161,40 @@ def test_external_data(tmp_path: Path) -> None:
         import_model(external(folder).read_bytes())
 
 
+def test_external_data_of_a_cache_of_links(tmp_path: Path) -> None:
+    """Files of all models in `blobs`, links with their names in `snapshots`."""
+    for name in ("blobs", "snapshots/x", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    external(tmp_path / "blobs", "model.onnx_data").rename(tmp_path / "blobs/A")
+    for name in ("blobs/B", "elsewhere/secret"):
+        np.arange(4, dtype=np.float32).tofile(tmp_path / name)
+    path = tmp_path / "snapshots/x/model.onnx"
+    path.symlink_to("../../blobs/A")
+    data = path.with_name("model.onnx_data")
+    data.symlink_to("../../blobs/B")
+    np.testing.assert_array_equal(interpret(import_model(path), {"x": np.zeros(4, np.float32)})["y"], np.arange(4))
+    data.unlink()
+    data.symlink_to(tmp_path / "elsewhere/secret")
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        import_model(path)
+    for location in ("../../blobs/B", os.fspath(tmp_path / "blobs/B")):
+        path.unlink()
+        external(tmp_path / "blobs", location).rename(tmp_path / "blobs/A")
+        path.symlink_to("../../blobs/A")
+        with pytest.raises(ModelError, match="outside the model's folder"):
+            import_model(path)
+
+
+def test_large_weights_in_a_linked_file(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    w = np.arange(10_000, dtype=np.float32)
+    made = model([node("Add", "x", "w")], {"x": (10_000,)}, {"w": w})
+    (tmp_path / "blobs/A").write_bytes(made.SerializeToString())
+    (tmp_path / "model.onnx").symlink_to("blobs/A")
+    graph = import_model(tmp_path / "model.onnx")
+    np.testing.assert_array_equal(interpret(graph, {"x": np.zeros(10_000, np.float32)})["y"], w)
+
+
 # errors ------------------------------------------------------------------------------------------------------------
 
 

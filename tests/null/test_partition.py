@@ -428,6 +428,34 @@ def test_hosts_read_no_files_of_this_machine(tmp_path: Path, monkeypatch: pytest
         open_host(m.SerializeToString())
 
 
+def test_external_data_in_bodies(tmp_path: Path, host: str) -> None:
+    """Of a loop whose trip count depends on the data."""
+    weights = np.array([1, 2], np.float32)
+    weights.tofile(tmp_path / "w.bin")
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Add", ["a", "w"], ["b"])],
+        "body",
+        [onnx.helper.make_tensor_value_info(n, t, s) for n, t, s in (("i", 7, []), ("c", 9, []), ("a", 1, [2]))],
+        [onnx.helper.make_tensor_value_info(n, t, s) for n, t, s in (("d", 9, []), ("b", 1, [2]))],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    onnx.external_data_helper.set_external_data(body.initializer[0], "w.bin")
+    body.initializer[0].ClearField("raw_data")
+    loop = helper.make_node("Loop", ["n", "yes", "x"], ["y"], body=body)
+    m = model([loop], {"x": (FLOAT, [2]), "n": (TensorProto.INT64, [])}, ["y"], {"yes": np.array(True)})
+    path = tmp_path / "m.onnx"
+    path.write_bytes(m.SerializeToString())
+    found = import_partitioned(path, HERE)
+    assert isinstance(found, Partition)
+    y = run(found, {"x": np.zeros(2, np.float32), "n": np.array(3)})["y"]
+    np.testing.assert_array_equal(y, weights * 3)
+    with pytest.raises(ModelError, match="pass the model's path"):
+        import_partitioned(m, HERE)
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(ModelError, match=r"external data 'w.bin' cannot be read"):
+        import_partitioned(path, HERE)
+
+
 def test_no_host_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("onnxruntime", "onnx.reference"):
         monkeypatch.setitem(sys.modules, name, None)

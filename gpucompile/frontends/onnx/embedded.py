@@ -40,8 +40,7 @@ def parse_file(path: Path) -> ModelProto:
 
     Raises DecodeError for what protobuf cannot parse, OSError for what cannot be read."""
     model = ModelProto()
-    if path.is_symlink() or not path.stat().st_size:  # external data may not be links
-        model.ParseFromString(path.read_bytes())
+    if not path.stat().st_size:
         return model
     with path.open("rb") as file:
         data = _Bytes(file)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -26,7 +25,15 @@ from gpucompile.errors import ConstraintError, ModelError, UnsupportedError
 from gpucompile.frontends.onnx.call import Absent, Anything, Builder, Opaque, OpaqueError, empty
 from gpucompile.frontends.onnx.foreign import is_foreign
 from gpucompile.frontends.onnx.scope import Scope, reads, where
-from gpucompile.frontends.onnx.tensors import DATA_TYPES, data_type, element_name, element_type, read_tensor
+from gpucompile.frontends.onnx.tensors import (
+    DATA_TYPES,
+    Folder,
+    data_type,
+    element_name,
+    element_type,
+    loaded,
+    read_tensor,
+)
 from gpucompile.ir.graph import Constant, Graph, Node, Value
 from gpucompile.ir.op import NIBBLES
 from gpucompile.ir.types import TensorType
@@ -90,7 +97,7 @@ def things(operand: HostOperand | None) -> Iterator[Thing]:
 class HostModels:
     """Names for what crosses between segments, and ONNX models of host nodes."""
 
-    def __init__(self, builder: Builder, versions: Mapping[str, int], folder: Path | None) -> None:
+    def __init__(self, builder: Builder, versions: Mapping[str, int], folder: Folder | None) -> None:
         self.builder = builder
         self.versions = versions
         self.folder = folder
@@ -142,7 +149,9 @@ class _Writer:
             for name, operand in node.operands.items():
                 if name not in self.known:
                     self.define(name, operand)
-            self.graph.node.add().CopyFrom(node.proto)
+            copy = self.graph.node.add()
+            copy.CopyFrom(node.proto)
+            load_external(copy, models.folder)
             self.known.update(filter(None, node.proto.output))
 
     def model(self, outputs: Sequence[tuple[str, onnx.TypeProto]]) -> onnx.ModelProto:
@@ -173,6 +182,19 @@ class _Writer:
             tensor.CopyFrom(operand if isinstance(operand, TensorProto) else self.models.tensor(operand, operand))
             tensor.name = name
         self.known.add(name)
+
+
+def load_external(node: onnx.NodeProto, folder: Folder | None) -> None:
+    """Put external data of a node's attributes and bodies into it: hosts read no files."""
+    for a in node.attribute:
+        graphs = [g for g in (a.g, *a.graphs) if g.node or g.initializer]
+        tensors = [a.t, *a.tensors, *(t for g in graphs for t in g.initializer)]
+        for tensor in tensors:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                tensor.CopyFrom(loaded(tensor, folder))
+        for graph in graphs:
+            for inner in graph.node:
+                load_external(inner, folder)
 
 
 class Keeper:
@@ -258,17 +280,7 @@ class Keeper:
             data = read_tensor(tensor, self.models.folder)
             assert isinstance(data, np.ndarray)  # only 4-bit elements are a Literal
             return self.models.builder.mark(data, tensor.data_type)
-        if tensor.data_location == TensorProto.EXTERNAL:
-            if self.models.folder is None:
-                raise ModelError(f"tensor {tensor.name!r} lies in a file: pass the model's path, not its contents")
-            copy = TensorProto()
-            copy.CopyFrom(tensor)
-            try:
-                onnx.external_data_helper.load_external_data_for_tensor(copy, str(self.models.folder))
-            except (OSError, ValueError, onnx.checker.ValidationError) as e:
-                raise ModelError(f"tensor {tensor.name!r}: its external data cannot be read: {e}") from e
-            return copy
-        return tensor
+        return loaded(tensor, self.models.folder) if tensor.data_location == TensorProto.EXTERNAL else tensor
 
     def _keep(self, scope: Scope, proto: onnx.NodeProto, reason: str, follows: bool = False) -> None:
         node = HostNode(proto, reason, self._operands(scope, proto), follows=follows)

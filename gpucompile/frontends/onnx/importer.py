@@ -34,7 +34,7 @@ from gpucompile.frontends.onnx.functions import inline_functions
 from gpucompile.frontends.onnx.partition import Partition, partition
 from gpucompile.frontends.onnx.refusal import Nobody, refusal
 from gpucompile.frontends.onnx.scope import Scope
-from gpucompile.frontends.onnx.tensors import data_type
+from gpucompile.frontends.onnx.tensors import Folder, data_type
 from gpucompile.ir.graph import Graph, Value
 from gpucompile.ir.types import TensorType
 
@@ -75,13 +75,14 @@ def import_model(
     input and axis, e.g. `x[0]`. `inputs` says more about inputs, by name: an array makes one a constant, a TensorType
     gives its type, a list of these the elements of a sequence (as graph inputs, called `x[0]`, `x[1]`, ...).
     `constants` gives inputs a value, which must be what the model declares, and binds the free dimensions that it
-    tells. External data must lie in the model's folder or below it.
+    tells. External data must lie in the model's folder or below it; links may
+    lead to where the model itself is a link to.
 
     Raises ModelError for files that cannot be read or are inconsistent, UnsupportedError for what gpucompile lacks
     (all unknown ops at once; its subclass DataDependentError names inputs that must be constants), InputError for
     `dims`, `inputs` and `constants` that the model does not have."""
     model, label = _read(source)
-    folder = Path(source).parent if isinstance(source, (str, Path)) else None
+    folder = Folder.of(source)
     try:
         return _Import(model, folder, dict(dims or {}), dict(inputs or {}), None, constants).whole()
     except (ModelError, UnsupportedError) as e:
@@ -142,7 +143,7 @@ def import_partitioned(
     """Like `import_model`, but nodes that the device does not take are left to the hosts of `backends`. A Graph where
     it takes them all. Raises UnsupportedError listing the nodes that nobody takes, with reasons."""
     model, label = _read(source)
-    folder = Path(source).parent if isinstance(source, (str, Path)) else None
+    folder = Folder.of(source)
     try:
         return _Import(model, folder, dict(dims or {}), {}, backends, constants or {}).partitioned()
     except (ModelError, UnsupportedError) as e:
@@ -158,7 +159,7 @@ def find_refusals(
     """The error that lists what `backends`, which take every node for a host, would not leave to the device; None if
     that is nothing."""
     model, label = _read(source)
-    folder = Path(source).parent if isinstance(source, (str, Path)) else None
+    folder = Folder.of(source)
     found = _survey(partial(_Import, model, folder, dict(dims or {}), {}, backends, constants), None)
     return found and located(found, label)
 
@@ -222,7 +223,7 @@ class _Import:
     def __init__(
         self,
         model: onnx.ModelProto,
-        folder: Path | None,
+        folder: Folder | None,
         dims: dict[str, int],
         inputs: dict[str, InputSpec],
         backends: Backends | None = None,

@@ -11,7 +11,6 @@ import functools
 import graphlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,7 +35,7 @@ from gpucompile.frontends.onnx.call import (
 )
 from gpucompile.frontends.onnx.foreign import concerns, evaluate, is_foreign, known
 from gpucompile.frontends.onnx.refused import REFUSED
-from gpucompile.frontends.onnx.tensors import data_type, element_type, read_tensor
+from gpucompile.frontends.onnx.tensors import Folder, data_type, element_type, read_tensor
 from gpucompile.ir.graph import Literal, Value
 
 Versions = Mapping[str, int]  # of the opsets, by domain; the domain of ONNX itself is ""
@@ -57,7 +56,7 @@ class Scope:
         nodes: Sequence[onnx.NodeProto],
         outputs: Sequence[str],
         initializers: Iterable[onnx.TensorProto] = (),
-        folder: Path | None = None,
+        folder: Folder | None = None,
         parent: Scope | None = None,
         attributes: Mapping[str, onnx.AttributeProto] | None = None,
     ) -> None:

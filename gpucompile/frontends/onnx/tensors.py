@@ -1,11 +1,14 @@
 """ONNX tensors as numpy arrays, without copies where the format allows it.
 
-External data lies in files beside the model; names that lead out of the model's folder are refused, links included.
+External data lies in files beside the model. Names that lead out of the model's folder are refused; a link may lead to
+where the model itself does, as in caches that keep the files of all models in one folder and link to them.
 """
 
 from __future__ import annotations
 
 import math
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +38,37 @@ DATA_TYPES: dict[int, DataType] = {
 }
 
 
+@dataclass(frozen=True)
+class Folder:
+    """Where external data may lie: the folder that a model's path names, and the one that its file is really in."""
+
+    named: Path
+    real: Path
+
+    @staticmethod
+    def of(source: object) -> Folder | None:
+        """The folder of a model's path; None for a model that is none."""
+        if not isinstance(source, (str, Path)):
+            return None
+        named = Path(source).parent.resolve()
+        try:
+            return Folder(named, Path(source).resolve().parent)
+        except (OSError, RuntimeError):  # a link to itself
+            return Folder(named, named)
+
+    def file(self, location: str, what: str) -> Path:
+        """The file of this name. Raises ModelError where the name or a link in it leads elsewhere."""
+        named = self.named / location
+        try:
+            real = named.resolve()
+        except (OSError, RuntimeError, ValueError) as e:  # a NUL in the name, a link to itself
+            raise ModelError(f"{what}: external data {location!r} cannot be read: {e}") from e
+        inside = Path(os.path.normpath(named)).is_relative_to(self.named)
+        if not location or not inside or not (real.is_relative_to(self.named) or real.is_relative_to(self.real)):
+            raise ModelError(f"{what} lies in {location!r}, which is outside the model's folder")
+        return real
+
+
 def element_type(dtype: DataType) -> int:
     """The ONNX element type of a data type; uint8's for bool as well."""
     return next(e for e, d in DATA_TYPES.items() if d is dtype)
@@ -53,7 +87,7 @@ def element_name(element_type: int) -> str:
     return str(names.Name(element_type)).lower() if element_type in names.values() else str(element_type)
 
 
-def read_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray | Literal:
+def read_tensor(tensor: onnx.TensorProto, folder: Folder | None) -> np.ndarray | Literal:
     """A tensor's data; a Literal where an array does not tell the type, as numpy has no 4-bit elements. Double and
     16-bit integers (see `foreign`) stay as they are. `folder` is where external data may lie; None: nowhere.
 
@@ -86,7 +120,7 @@ def _widened(bits: np.ndarray) -> np.ndarray:
 
 
 def _read(
-    tensor: onnx.TensorProto, folder: Path | None, dtype: np.dtype[np.generic], shape: tuple[int, ...], what: str
+    tensor: onnx.TensorProto, folder: Folder | None, dtype: np.dtype[np.generic], shape: tuple[int, ...], what: str
 ) -> np.ndarray:
     """The data as an array of this type."""
     if tensor.data_location == TensorProto.EXTERNAL:
@@ -111,30 +145,47 @@ def _from_bytes(data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...]
     return np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape).astype(dtype, copy=False)
 
 
-def _external(
-    tensor: onnx.TensorProto, folder: Path | None, dtype: np.dtype[np.generic], shape: tuple[int, ...], what: str
-) -> np.ndarray:
-    """Data from a file beside the model, mapped into memory."""
+def loaded(tensor: onnx.TensorProto, folder: Folder | None) -> onnx.TensorProto:
+    """A tensor with its external data in it, of any data type. Raises ModelError where they cannot be read."""
+    what = f"tensor {tensor.name!r}" if tensor.name else "a tensor"
+    path, location, offset, length = _place(tensor, folder, what)
+    size = path.stat().st_size
+    length = size - offset if length is None else length
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ModelError(f"{what}: {length} bytes at offset {offset} of {location!r}, which has {size} bytes")
+    with path.open("rb") as file:
+        file.seek(offset)
+        return onnx.TensorProto(
+            name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=file.read(length)
+        )
+
+
+def _place(tensor: onnx.TensorProto, folder: Folder | None, what: str) -> tuple[Path, str, int, int | None]:
+    """The file that external data lie in, what the model calls it, their offset and, where the model says it, their
+    length."""
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     if folder is None:
         raise ModelError(f"{what} lies in the external file {location!r}: pass the model's path, not its contents")
-    base = folder.resolve()
-    try:
-        path = (base / location).resolve()
-    except (OSError, RuntimeError, ValueError) as e:  # a NUL in the name, a link to itself
-        raise ModelError(f"{what}: external data {location!r} cannot be read: {e}") from e
-    if not location or not path.is_relative_to(base):
-        raise ModelError(f"{what} lies in {location!r}, which is outside the model's folder")
-    needed = math.prod(shape) * dtype.itemsize
+    path = folder.file(location, what)
     try:
         offset = int(entries.get("offset", 0))
-        length = int(entries.get("length", needed))
-        size = path.stat().st_size
+        length = int(entries["length"]) if "length" in entries else None
+        path.stat()
         if not path.is_file():
             raise ValueError("it is not a file")
     except (OSError, ValueError) as e:
         raise ModelError(f"{what}: external data {location!r} cannot be read: {e}") from e
+    return path, location, offset, length
+
+
+def _external(
+    tensor: onnx.TensorProto, folder: Folder | None, dtype: np.dtype[np.generic], shape: tuple[int, ...], what: str
+) -> np.ndarray:
+    """Data from a file beside the model, mapped into memory."""
+    path, location, offset, length = _place(tensor, folder, what)
+    needed, size = math.prod(shape) * dtype.itemsize, path.stat().st_size
+    length = needed if length is None else length
     if length != needed or offset < 0 or offset + needed > size:
         raise ModelError(
             f"{what} of shape {list(shape)} needs {needed} bytes at offset {offset} of {location!r}, "
