@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +306,41 @@ def test_control_flow_is_gone_after_the_import() -> None:
     for x in (1.5, -1.5):
         graph = compare(made, {"x": np.array(x, np.float32)})
     assert graph.statistics()["add"] == 2 and graph.statistics()["where"] == 1
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_loops_without_iterations(declared: bool) -> None:
+    """What they collect is empty, of the type that the body would give it."""
+
+    def infos(**types: tuple[int, Sequence[int]]) -> list[onnx.ValueInfoProto]:
+        return [helper.make_tensor_value_info(n, t, s) for n, (t, s) in types.items()]
+
+    state = infos(i=(7, []), c=(9, []), a=(1, [2]))
+    collected = infos(e=(1, [4]), f=(9, [2])) if declared else [onnx.ValueInfoProto(name=n) for n in "ef"]
+    inner = [node("Concat", "a", "a", outputs=["e"], axis=0), node("Greater", "a", "w", outputs=["f"])]
+    nodes = [node("Identity", "c", outputs=["d"]), node("Relu", "a", outputs=["b"]), *inner]
+    body = helper.make_graph(nodes, "body", state, [*infos(d=(9, []), b=(1, [2])), *collected])
+    loop = node("Loop", "n", "", "x", outputs=["last", "all", "more"], body=body)
+    constants = {"n": np.array(0), "w": np.ones(2, np.float32)}
+    made = model([loop], {"x": (2,)}, constants, ("last", "all", "more"))
+    graph = compare(made, random({"x": (2,)}))
+    assert not {"concat", "greater", "relu"} & set(graph.statistics())
+    body = helper.make_graph(inner, "body", infos(a=(1, [2])), collected)
+    scan = node("Scan", "x", outputs=["e", "f"], body=body, num_scan_inputs=1, scan_output_axes=[1, 0])
+    graph = import_model(model([scan], {"x": (0, 2)}, {"w": constants["w"]}, ("e", "f")))
+    assert [str(v.type) for v in graph.outputs] == ["f32[4,0]", "u8[0,2]"]
+
+
+def test_what_loops_without_iterations_collect_must_be_known() -> None:
+    body = helper.make_graph(
+        [node("Identity", "c", outputs=["d"]), node("NonZero", "a", outputs=["e"])],
+        "body",
+        [onnx.ValueInfoProto(name=n) for n in "ica"],
+        [onnx.ValueInfoProto(name=n) for n in "dae"],
+    )
+    loop = node("Loop", "n", "", "x", outputs=["last", "all"], body=body)
+    with pytest.raises(UnsupportedError, match="without iterations whose results are collected, of a type that cannot"):
+        import_model(model([loop], {"x": (2,)}, {"n": np.array(0)}, ("last", "all")))
 
 
 def _float(name: str) -> onnx.ValueInfoProto:

@@ -6,14 +6,17 @@ selected. Loops and scans are unrolled. Sequences are lists of operands, an opti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
 
-from gpucompile.errors import ModelError
-from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Call, Operand, onnx_op, type_of
+from gpucompile.errors import ModelError, UnsupportedError
+from gpucompile.frontends.onnx.call import ABSENT, Absent, Anything, Call, Operand, empty, onnx_op, type_of
 from gpucompile.frontends.onnx.movement import sliced, unsqueezed
+from gpucompile.frontends.onnx.tensors import DATA_TYPES
+from gpucompile.ir.types import TensorType
 from gpucompile.ops.logical import Where
 from gpucompile.ops.movement import Concat, Reshape, Reverse
 
@@ -57,6 +60,8 @@ def loop(call: Call) -> tuple[Anything, ...]:
         carried = rest[: len(carried)]
         for results, value in zip(scanned, rest[len(carried) :], strict=True):
             results.append(_tensor(value))
+    if scanned and not scanned[0]:
+        return (*carried, *_nothing(call, body, [np.array(0, np.int64), condition, *carried], [0] * len(scanned)))
     return (*carried, *(_stacked(call, results, 0) for results in scanned))
 
 
@@ -117,11 +122,57 @@ def _scan(
         states = out[: len(states)]
         for result, value in zip(results, out[len(states) :], strict=True):
             result.append(_tensor(value))
+    if axes and not length:
+        rest = [type_of(x).shape[:a] + type_of(x).shape[a + 1 :] for x, a, _ in inputs]
+        parts = [np.zeros(shape, type_of(x).dtype.numpy) for shape, (x, *_) in zip(rest, inputs, strict=True)]
+        return (*states, *_nothing(call, body, [*states, *parts], axes))
     stacked = []
     for result, axis, back in zip(results, axes, backward, strict=True):
-        at = call.axis(axis, type_of(result[0]).rank + 1) if result else axis
+        at = call.axis(axis, type_of(result[0]).rank + 1)
         stacked.append(_stacked(call, result[::-1] if back else result, at))
     return (*states, *stacked)
+
+
+def _nothing(
+    call: Call, body: onnx.GraphProto, inputs: Sequence[Anything], axes: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """What is collected along these axes where the body never runs. Its last outputs have the types that it declares,
+    else those that come of importing it for `inputs`, after which it is removed again."""
+    infos = body.output[len(body.output) - len(axes) :]
+    types = [_declared(info) for info in infos]
+    if None in types:
+        types = _found(call, body, inputs)[-len(axes) :]
+    for found, axis in zip(types, axes, strict=True):
+        assert found is not None
+        t, element = found
+        at = call.axis(axis, t.rank + 1)
+        out = empty(TensorType(t.dtype, (*t.shape[:at], 0, *t.shape[at:])))
+        call.builder.mark(out, element)
+        yield out
+
+
+def _declared(info: onnx.ValueInfoProto) -> tuple[TensorType, int] | None:
+    """The type of a value, and its ONNX element type; None where the model does not say all of it."""
+    tensor = info.type.tensor_type
+    if not tensor.HasField("shape") or tensor.elem_type not in DATA_TYPES:
+        return None
+    if any(not d.HasField("dim_value") or d.dim_value < 0 for d in tensor.shape.dim):
+        return None
+    return TensorType(DATA_TYPES[tensor.elem_type], tuple(d.dim_value for d in tensor.shape.dim)), tensor.elem_type
+
+
+def _found(call: Call, body: onnx.GraphProto, inputs: Sequence[Anything]) -> list[tuple[TensorType, int] | None]:
+    graph = call.builder.graph
+    last = next(graph.nodes_reversed, None)
+    try:
+        results = [_tensor(r) for r in call.subgraph(body, inputs)]
+    except (ModelError, UnsupportedError) as e:
+        call.unsupported(f"a loop without iterations whose results are collected, of a type that cannot be found: {e}")
+    types = [(call.builder.type(r), call.builder.element(r)) for r in results]
+    for node in list(itertools.takewhile(lambda n: n is not last, graph.nodes_reversed)):
+        if node.outputs[0].constant is None:  # which may have been an initializer's first use
+            graph.remove(node)
+    return list(types)
 
 
 def _body(call: Call, name: str) -> onnx.GraphProto:
