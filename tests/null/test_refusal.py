@@ -72,6 +72,65 @@ def test_inputs_are_listed_too() -> None:
     assert "input 'x' has the data type double" in text and "1x NonZero" in text and "1 node behind" in text
 
 
+def with_bodies() -> onnx.ModelProto:
+    """A loop whose body has three ops that are unknown, one of them in a branch, and an initializer of strings."""
+
+    def magic(i: int) -> onnx.NodeProto:
+        return helper.make_node("Magic", ["a"], [f"m{i}"], f"magic {i}", domain="com.example")
+
+    none = onnx.ValueInfoProto
+    branch = helper.make_graph([magic(2)], "branch", [], [none(name="m2")])
+    other = helper.make_graph([helper.make_node("Neg", ["a"], ["n"])], "branch", [], [none(name="n")])
+    choice = helper.make_node("If", ["c"], ["b"], "choice", then_branch=branch, else_branch=other)
+    nodes = [node("Identity", "c", outputs=["d"]), magic(0), magic(1), choice, magic(3)]  # the last is not needed
+    nodes.append(helper.make_node("Sum", ["m0", "m1", "b"], ["e"]))
+    body = helper.make_graph(nodes, "body", [none(name=n) for n in "ica"], [none(name=n) for n in "de"])
+    words = onnx.helper.make_tensor("words", TensorProto.STRING, [1], [b"a"])
+    made = model([helper.make_node("Loop", ["n", "", "x"], ["y"], "loop", body=body)], {"x": ("size",)}, ints(n=[2]))
+    made.graph.node.append(helper.make_node("Equal", ["words", "words"], ["same"], "compare"))
+    made.graph.output.append(none(name="same"))
+    made.graph.initializer.append(words)
+    made.opset_import.append(helper.make_opsetid("com.example", 1))
+    return made
+
+
+def test_free_dimensions_hide_nothing_that_does_not_depend_on_them() -> None:
+    with pytest.raises(UnsupportedError) as e:
+        import_model(with_bodies())
+    _, first, *lines = str(e.value).splitlines()
+    assert first.strip().startswith("free dimensions: input 'x' axis 0 (size). Give")
+    why = "no import function (domain com.example)"
+    assert [line.strip() for line in lines] == [
+        f"2x com.example.Magic 'magic 0', 'magic 1': {why} (in the body of Loop 'loop')",
+        f"1x com.example.Magic 'magic 2': {why} (in the then_branch of If 'choice')",
+        "1x Equal 'compare': tensor 'words' has the data type string, which is not supported",
+    ]
+
+
+def test_bodies_of_what_is_refused_are_listed() -> None:
+    with pytest.raises(UnsupportedError) as e:
+        import_model(with_bodies(), {"size": 2})
+    why = "no import function (domain com.example)"
+    assert [line.strip() for line in str(e.value).splitlines()[1:]] == [
+        f"1x Loop 'loop': Magic 'magic 0': {why}",
+        "1x Equal 'compare': tensor 'words' has the data type string, which is not supported",
+        f"1x com.example.Magic 'magic 1': {why} (in the body of Loop 'loop')",
+        f"1x com.example.Magic 'magic 2': {why} (in the then_branch of If 'choice')",
+    ]
+
+
+def test_branches_that_are_not_taken_are_not_listed() -> None:
+    branches = [
+        helper.make_graph([helper.make_node(op, ["x"], [n], domain=where)], "b", [], [onnx.ValueInfoProto(name=n)])
+        for op, n, where in (("Neg", "p", ""), ("Magic", "q", "com.example"))
+    ]
+    choice = helper.make_node("If", ["yes"], ["a"], then_branch=branches[0], else_branch=branches[1])
+    nodes = [choice, node("NonZero", "a", outputs=["y"])]
+    with pytest.raises(UnsupportedError, match="NonZero") as e:
+        import_model(model(nodes, {"x": (2,)}, {"yes": np.array(True)}, dtype=TensorProto.FLOAT))
+    assert "Magic" not in str(e.value)
+
+
 def test_what_has_no_kernel_is_named_by_its_node() -> None:
     nodes = [
         helper.make_node("Expand", ["x", "s"], ["a"], "too large"),

@@ -32,7 +32,7 @@ from gpucompile.frontends.onnx.embedded import parse_file
 from gpucompile.frontends.onnx.fallback import Backends, HostModels, Keeper, Thing, is_constraint
 from gpucompile.frontends.onnx.functions import inline_functions
 from gpucompile.frontends.onnx.partition import Partition, partition
-from gpucompile.frontends.onnx.refusal import Nobody, refusal
+from gpucompile.frontends.onnx.refusal import Nobody, lacking, refusal
 from gpucompile.frontends.onnx.scope import Scope
 from gpucompile.frontends.onnx.tensors import Folder, data_type
 from gpucompile.ir.graph import Graph, Value
@@ -168,14 +168,15 @@ def _survey(
     make: Callable[[], _Import], first: UnsupportedError | ModelError | None
 ) -> UnsupportedError | ModelError | None:
     """Import with hosts that take everything, for the list of what they were left."""
-    keeper, end = None, None
+    again, end = None, None
     try:
         again = make()
-        keeper = again.keeper
         again.partitioned()
     except GpucompileError as e:
         end = e
-    return None if keeper is None else refusal(keeper, first, end)
+    if again is None or again.keeper is None:
+        return None
+    return refusal(again.keeper, first, end, lacking(again.scope, again.keeper.nodes))
 
 
 def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, str]:

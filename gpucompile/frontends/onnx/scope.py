@@ -74,6 +74,7 @@ class Scope:
         self.attributes = attributes or {}  # of the call, in a function's body
         self.env: dict[str, Anything | Opaque | None] = {}
         self.keep: Keep | None = None
+        self._needed: list[onnx.NodeProto] | None = None
 
     def run(self) -> list[Anything]:
         """Import the nodes that the outputs depend on; returns what the outputs are."""
@@ -82,7 +83,7 @@ class Scope:
 
     def import_nodes(self) -> None:
         """Import the nodes that the outputs depend on; afterwards `env` and `initializers` know the outputs."""
-        nodes = self._needed_nodes()
+        nodes = self.needed
         functions = self._functions(nodes)
         read = {name for node in nodes for name in reads(node)} | set(self.outputs)
         for node in nodes:
@@ -122,8 +123,14 @@ class Scope:
 
     # nodes ---------------------------------------------------------------------------------------------------------
 
-    def _needed_nodes(self) -> list[onnx.NodeProto]:
+    @property
+    def needed(self) -> list[onnx.NodeProto]:
         """The nodes that outputs depend on, in an order that defines before use."""
+        if self._needed is None:
+            self._needed = self._needed_nodes()
+        return self._needed
+
+    def _needed_nodes(self) -> list[onnx.NodeProto]:
         producer: dict[str, int] = {}
         for i, node in enumerate(self.nodes):
             for name in filter(None, node.output):
@@ -150,8 +157,10 @@ class Scope:
         """The import function of each (domain, op type), None where there is none."""
         return {key: self._function(*key) for key in dict.fromkeys((n.domain, n.op_type) for n in nodes)}
 
-    def _lacking(self, node: onnx.NodeProto) -> str:
-        """Why there is no import function."""
+    def lacking(self, node: onnx.NodeProto) -> str:
+        """Why a node has no import function; an empty text where it has one."""
+        if self._function(node.domain, node.op_type) is not None:
+            return ""
         if node.domain in ("", "ai.onnx"):
             return REFUSED.get(node.op_type, f"no import function (opset {self.versions.get('')})")
         return f"no import function (domain {node.domain})"
@@ -208,16 +217,25 @@ class Scope:
         """Import a graph attribute with these inputs; returns what its outputs are."""
         if len(graph.input) != len(inputs):
             raise ModelError(f"its body takes {len(graph.input)} inputs, not {len(inputs)}")
-        outputs = [o.name for o in graph.output]
-        scope = Scope(
-            self.builder, self.versions, graph.node, outputs, graph.initializer, self.folder, self, self.attributes
-        )
+        scope = self.inner(graph)
         scope.env.update(zip((i.name for i in graph.input), inputs, strict=True))
         return scope.run()
 
+    def inner(self, graph: onnx.GraphProto) -> Scope:
+        """The scope of a graph attribute of one of the nodes."""
+        outputs = [o.name for o in graph.output]
+        return Scope(
+            self.builder, self.versions, graph.node, outputs, graph.initializer, self.folder, self, self.attributes
+        )
+
+    def stored(self, name: str) -> onnx.TensorProto | None:
+        """The initializer of this name, here or around."""
+        found = self.initializers.get(name)
+        return found if found is not None or self.parent is None else self.parent.stored(name)
+
     def _import(self, node: onnx.NodeProto, function: Function | None, read: set[str]) -> None:
         if function is None:
-            raise UnsupportedError(f"{where(node)}: {self._lacking(node)}")
+            raise UnsupportedError(f"{where(node)}: {self.lacking(node)}")
         node, place = resolved(node, self.attributes), where(node)
         inputs = [self.lookup(name, place) if name else None for name in node.input]
         try:
