@@ -169,7 +169,7 @@ def compile(
         return _compile(model, sizes, options)
     except UnsupportedError as e:
         raise UnsupportedError(
-            f"{e}\nfallback={fallback!r} leaves nodes to the CPU for one size at a time, {', '.join(sizes.lists)} has "
+            f"{e}\nThe fallback leaves nodes to the CPU for one size at a time, {', '.join(sizes.lists)} has "
             "several: compile_dynamic and InferenceSession take sizes as they come, with fallback"
         ) from e
 

@@ -193,6 +193,8 @@ class DynamicExecutable:
         from gpucompile.fallback import compile_with_hosts
 
         bundle = compile_with_hosts(self._model, sizes, self._options, self._fallback == "warn")
+        if self._fallback == "warn" and not isinstance(bundle, Bundle):
+            self._fallback = "allow"  # one warning, not one for each shape
         return make_executable(bundle, self.device)
 
     def _trim(self) -> None:

@@ -210,10 +210,18 @@ def totals(outcomes: Sequence[Outcome]) -> str:
     return f"{len(outcomes)} cases: {counts['native']} native ({known} of them with input values compiled in), {rest}"
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as e:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {e}") from e
+    return text
+
+
 def main(argv: Iterable[str] | None = None) -> int:
     """Print totals, and refusals by reason; 1 if anything is wrong."""
     parser = argparse.ArgumentParser(description="ONNX's backend tests on gpucompile")
-    parser.add_argument("-k", default="", metavar="REGEX", help="only cases whose names match")
+    parser.add_argument("-k", default="", type=_pattern, metavar="REGEX", help="only cases whose names match")
     parser.add_argument("--device", action="store_true", help="run on the default device")
     parser.add_argument("--cpu", action="store_true", help="run on the CPU through OpenVINO")
     parser.add_argument("--update", action="store_true", help=f"write the refused cases to {REFUSED.name}")

@@ -363,7 +363,10 @@ class InferenceSession(Description, Caching):
                     fallback=self._fallback,
                     constants=self._options.constants,
                 )
-            if limit is None or hasattr(bundle, "host_part"):
+            in_parts = hasattr(bundle, "host_part")
+            if in_parts and self._fallback == "warn":
+                self._fallback = "allow"  # one warning a session, not one for each shape
+            if limit is None or in_parts:
                 break
             if sum(plan_bytes(select_plan(bundle, device)).values()) <= limit:
                 break

@@ -20,7 +20,7 @@ from gpucompile import onnx_backend
 from gpucompile.errors import GpucompileWarning, InputError, UnsupportedError
 from gpucompile.runtime.host import HOSTS, REFERENCE
 from tests.null.onnx_models import model, node
-from tests.onnx_backend import REFUSED, Interpreter, cases, run
+from tests.onnx_backend import REFUSED, Interpreter, cases, main, run
 
 SHARDS = 8
 DEVICE_TOO = {"test_strnorm_model_nostopwords_nochangecase", "test_cast_FLOAT_to_DOUBLE", "test_compress_bfloat16"}
@@ -139,3 +139,9 @@ def test_errors(device: Any) -> None:
     made.graph.node[0].op_type = "NoSuchOp"
     with pytest.raises(onnx.checker.ValidationError):
         onnx_backend.prepare(made)
+
+
+def test_patterns_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["-k", "["])
+    assert "argument -k: '[' is not a regular expression: unterminated character set" in capsys.readouterr().err

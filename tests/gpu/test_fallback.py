@@ -189,6 +189,34 @@ def test_three_policies(device: Device) -> None:
         assert type(exe) is Executable
 
 
+def shapes() -> onnx.ModelProto:
+    """One node for the CPU, and a free dimension."""
+    graph = helper.make_graph(
+        [helper.make_node("NonZero", ["x"], ["y"], "where")],
+        "shapes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, [1, None])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_one_warning_for_all_shapes(device: Device) -> None:
+    source = shapes().SerializeToString()
+    dynamic = gpucompile.compile_dynamic(source, fallback="warn", device=device)
+    session = gpucompile.InferenceSession(source, providers=[("webgpu", {"device": device}), "cpu"])
+    for run in (dynamic.run, lambda feeds: session.run(None, feeds)):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            for n in (1, 2, 3):
+                run({"x": np.ones(n, np.float32)})
+        assert [str(w.message).split(":")[0] for w in seen] == ["1 node runs on the CPU"]
+
+
+def test_lists_of_sizes_have_no_fallback() -> None:
+    with pytest.raises(UnsupportedError, match="\nThe fallback leaves nodes to the CPU for one size at a time, n has"):
+        gpucompile.compile(shapes(), dims={"n": [1, 2]}, fallback="warn")
+
+
 def test_a_host_that_breaks_its_promise(device: Device) -> None:
     bundle = compiled()
     at, part = next((i, p) for i, p in enumerate(bundle.parts) if isinstance(p, HostModel) and "mean" in p.outputs)

@@ -331,6 +331,22 @@ def test_loops_without_iterations(declared: bool) -> None:
     assert [str(v.type) for v in graph.outputs] == ["f32[4,0]", "u8[0,2]"]
 
 
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrences_without_steps(op: str, gates: int, layout: int) -> None:
+    """The last state is the initial one. Not so in onnxruntime, which leaves memory as it finds it."""
+    state = (1, 2, 3) if layout else (2, 1, 3)
+    weights = random({"w": (2, gates * 3, 2), "r": (2, gates * 3, 3), "i": state})
+    x = {"x": (1, 0, 2) if layout else (0, 1, 2)}
+    options = {"hidden_size": 3, "direction": "bidirectional", "layout": layout}
+    for names in (["w", "r"], ["w", "r", "", "", "i"]):
+        recurrence = node(op, "x", *names, outputs=["y", "h"], **options)
+        made = model([recurrence], x, {n: weights[n] for n in names if n}, ("y", "h"))
+        found = interpret(import_model(made), random(x))
+        assert found["y"].shape == ((1, 0, 2, 3) if layout else (0, 2, 1, 3))
+        np.testing.assert_array_equal(found["h"], weights["i"] if "i" in names else np.zeros(state, np.float32))
+
+
 def test_what_loops_without_iterations_collect_must_be_known() -> None:
     body = helper.make_graph(
         [node("Identity", "c", outputs=["d"]), node("NonZero", "a", outputs=["e"])],

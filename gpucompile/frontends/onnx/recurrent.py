@@ -1,7 +1,7 @@
 """RNN, GRU and LSTM, unrolled: the inputs of all steps in one matrix product, then a product with the state for each.
 
 A direction's weights hold its gates one after the other. A batch entry that is over (sequence_lens) keeps its state and
-yields zeros.
+yields zeros. After no steps the last state is the initial one (onnxruntime leaves memory as it finds it).
 
 The IR's ops lstm and gru, which are WebNN's, do not serve here: they lack RNN, sequence_lens, clip, input_forget, six
 of the activations and rounding to 8 bits, and their output gate's peephole reads the cell before the step, where ONNX's
@@ -215,6 +215,8 @@ def _run(
 ) -> tuple[Operand, list[Operand]]:
     """The results [steps, batch, hidden] of one direction, and its last state."""
     steps, batch, size = type_of(x).shape
+    if not steps:
+        return np.zeros((0, batch, hidden), call.type().dtype.numpy), state
     width = gates * hidden
     w = call.add(Transpose((1, 0)), _of(call, call.operand(1), direction))
     r = call.add(Transpose((1, 0)), _of(call, call.operand(2), direction))
