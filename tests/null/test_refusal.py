@@ -88,7 +88,8 @@ def with_bodies() -> onnx.ModelProto:
     words = onnx.helper.make_tensor("words", TensorProto.STRING, [1], [b"a"])
     made = model([helper.make_node("Loop", ["n", "", "x"], ["y"], "loop", body=body)], {"x": ("size",)}, ints(n=[2]))
     made.graph.node.append(helper.make_node("Equal", ["words", "words"], ["same"], "compare"))
-    made.graph.output.append(none(name="same"))
+    made.graph.node.append(helper.make_node("Cast", ["x"], ["narrow"], "narrow", to=TensorProto.FLOAT8E5M2))
+    made.graph.output.extend(none(name=n) for n in ("same", "narrow"))
     made.graph.initializer.append(words)
     made.opset_import.append(helper.make_opsetid("com.example", 1))
     return made
@@ -104,6 +105,7 @@ def test_free_dimensions_hide_nothing_that_does_not_depend_on_them() -> None:
         f"2x com.example.Magic 'magic 0', 'magic 1': {why} (in the body of Loop 'loop')",
         f"1x com.example.Magic 'magic 2': {why} (in the then_branch of If 'choice')",
         "1x Equal 'compare': tensor 'words' has the data type string, which is not supported",
+        "1x Cast 'narrow': the result has the data type float8e5m2, which is not supported",
     ]
 
 
@@ -114,6 +116,7 @@ def test_bodies_of_what_is_refused_are_listed() -> None:
     assert [line.strip() for line in str(e.value).splitlines()[1:]] == [
         f"1x Loop 'loop': Magic 'magic 0': {why}",
         "1x Equal 'compare': tensor 'words' has the data type string, which is not supported",
+        "1x Cast 'narrow': the result has the data type float8e5m2, which is not supported",
         f"1x com.example.Magic 'magic 1': {why} (in the body of Loop 'loop')",
         f"1x com.example.Magic 'magic 2': {why} (in the then_branch of If 'choice')",
     ]

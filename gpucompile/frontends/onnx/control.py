@@ -141,7 +141,7 @@ def _nothing(
     infos = body.output[len(body.output) - len(axes) :]
     types = [_declared(info) for info in infos]
     if None in types:
-        types = _found(call, body, inputs)[-len(axes) :]
+        types = _found(call, body, inputs, len(axes))
     for found, axis in zip(types, axes, strict=True):
         assert found is not None
         t, element = found
@@ -161,18 +161,20 @@ def _declared(info: onnx.ValueInfoProto) -> tuple[TensorType, int] | None:
     return TensorType(DATA_TYPES[tensor.elem_type], tuple(d.dim_value for d in tensor.shape.dim)), tensor.elem_type
 
 
-def _found(call: Call, body: onnx.GraphProto, inputs: Sequence[Anything]) -> list[tuple[TensorType, int] | None]:
+def _found(
+    call: Call, body: onnx.GraphProto, inputs: Sequence[Anything], count: int
+) -> list[tuple[TensorType, int] | None]:
+    """The types of the last `count` results of a body, by importing it."""
     graph = call.builder.graph
     last = next(graph.nodes_reversed, None)
     try:
-        results = [_tensor(r) for r in call.subgraph(body, inputs)]
+        results = [_tensor(r) for r in call.subgraph(body, inputs)[-count:]]
     except (ModelError, UnsupportedError) as e:
         call.unsupported(f"a loop without iterations whose results are collected, of a type that cannot be found: {e}")
-    types = [(call.builder.type(r), call.builder.element(r)) for r in results]
     for node in list(itertools.takewhile(lambda n: n is not last, graph.nodes_reversed)):
         if node.outputs[0].constant is None:  # which may have been an initializer's first use
             graph.remove(node)
-    return list(types)
+    return [(call.builder.type(r), call.builder.element(r)) for r in results]
 
 
 def _body(call: Call, name: str) -> onnx.GraphProto:

@@ -18,8 +18,9 @@ import onnx
 from gpucompile.errors import ModelError, UnsupportedError, counted
 from gpucompile.frontends.onnx.call import read_attributes, rephrased, resolved
 from gpucompile.frontends.onnx.fallback import HostNode
+from gpucompile.frontends.onnx.foreign import FOREIGN
 from gpucompile.frontends.onnx.scope import Scope, where
-from gpucompile.frontends.onnx.tensors import DATA_TYPES, read_tensor
+from gpucompile.frontends.onnx.tensors import DATA_TYPES, data_type, read_tensor
 from gpucompile.ir.graph import Node, Value
 
 #: The "host" of nodes that are only to be listed.
@@ -90,7 +91,9 @@ def _lacking(scope: Scope, node: onnx.NodeProto, place: str = "") -> Iterator[Ho
     reason = scope.lacking(node)
     try:
         if not reason:
-            read_attributes(resolved(node, scope.attributes))
+            to = read_attributes(resolved(node, scope.attributes)).get("to")
+            if node.op_type == "Cast" and to not in FOREIGN:
+                data_type(to, "the result")
             for tensor in filter(None, map(scope.stored, node.input)):
                 if tensor.data_type not in DATA_TYPES:
                     read_tensor(tensor, scope.folder)
