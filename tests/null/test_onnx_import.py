@@ -347,6 +347,22 @@ def test_recurrences_without_steps(op: str, gates: int, layout: int) -> None:
         np.testing.assert_array_equal(found["h"], weights["i"] if "i" in names else np.zeros(state, np.float32))
 
 
+def test_loops_without_iterations_may_carry_sequences() -> None:
+    body = helper.make_graph(
+        [
+            node("Identity", "c", outputs=["d"]),
+            node("SequenceInsert", "s", "x", outputs=["t"]),
+            node("Neg", "x", outputs=["e"]),
+        ],
+        "body",
+        [onnx.ValueInfoProto(name=n) for n in "ics"],
+        [onnx.ValueInfoProto(name=n) for n in "dte"],
+    )
+    loop = node("Loop", "n", "", "first", outputs=["last", "y"], body=body)
+    made = model([node("SequenceConstruct", "x", outputs=["first"]), loop], {"x": (2,)}, {"n": np.array(0)})
+    assert [str(v.type) for v in import_model(made).outputs] == ["f32[0,2]"]
+
+
 def test_what_loops_without_iterations_collect_must_be_known() -> None:
     body = helper.make_graph(
         [node("Identity", "c", outputs=["d"]), node("NonZero", "a", outputs=["e"])],

@@ -91,7 +91,7 @@ def _lacking(scope: Scope, node: onnx.NodeProto, place: str = "") -> Iterator[Ho
     reason = scope.lacking(node)
     try:
         if not reason:
-            to = read_attributes(resolved(node, scope.attributes)).get("to")
+            to = read_attributes(resolved(node, scope.attributes)).get("to", 0)
             if node.op_type == "Cast" and to not in FOREIGN:
                 data_type(to, "the result")
             for tensor in filter(None, map(scope.stored, node.input)):
