@@ -1,6 +1,6 @@
 """64-bit integers as pairs of 32-bit words, for devices that compute them in 32 bits.
 
-    x: i64                  -> l, h = word(x), word{high=1}(x), where it is a graph input
+    x: i64                  -> l, h = word_of(x), word_of{high=1}(x), where it is a graph input
     f(x: i64): i64          -> the words of the result, computed in int32
     what returns the graph  -> join_words(l, h)
 
@@ -46,7 +46,7 @@ from gpucompile.ops.logical import (
 from gpucompile.ops.movement import Pad
 from gpucompile.ops.pool import MaxPool2d
 from gpucompile.ops.scan import ArgMinMax, CumulativeSum
-from gpucompile.ops.words import JoinWords, Word
+from gpucompile.ops.words import JoinWords, WordOf
 from gpucompile.passes import _integers
 from gpucompile.passes._integers import F32, I32, I64, U32, U64, Before
 from gpucompile.passes._rewrite import Rule, Rules, rewrite
@@ -119,7 +119,7 @@ class _Splitting:
     def visit(self, node: Node) -> None:
         """Find the words of a node's 64-bit result, or replace what it makes of 64-bit operands."""
         op = node.op
-        if isinstance(op, (Constant, Word)) or not any(map(is_wide, (*node.operand_values, *node.outputs))):
+        if isinstance(op, (Constant, WordOf)) or not any(map(is_wide, (*node.operand_values, *node.outputs))):
             return
         if isinstance(op, JoinWords):
             low, high = node.operand_values
@@ -140,10 +140,11 @@ class _Splitting:
         if v not in self.words:
             at = Before(self.graph, before)
             if v.constant is None:
-                self.words[v] = Words(at(Word(), v), at(Word(True), v))
+                self.words[v] = Words(at(WordOf(), v), at(WordOf(True), v))
             else:
                 low, high = (
-                    self.graph.constant(np.asarray(Word(h).reference(v.constant)), before=before) for h in (False, True)
+                    self.graph.constant(np.asarray(WordOf(h).reference(v.constant)), before=before)
+                    for h in (False, True)
                 )
                 self.words[v] = Words(low, high)
         return self.words[v]
@@ -315,7 +316,7 @@ class _Arithmetic:
         ops: tuple[Op, Op] = (op, op)
         if isinstance(op, Pad) and op.mode == "constant":
             fill = np.array(op.value).astype(self.node.output.type.dtype.numpy)
-            ops = tuple(replace(op, value=int(Word(h).reference(fill))) for h in (False, True))  # type: ignore[assignment]
+            ops = tuple(replace(op, value=int(WordOf(h).reference(fill))) for h in (False, True))  # type: ignore[assignment]
         return Words(self.at(ops[0], *low), self.at(ops[1], *high))
 
     def indexed(self, op: Indexed, x: Value, indices: Value, *updates: Value) -> Words | Value:

@@ -23,7 +23,7 @@ WORD = frozenset({I32})
 
 
 @dataclass(frozen=True)
-class Word(Unary):
+class WordOf(Unary):
     """The low or the high 32 bits of a 64-bit integer, as int32."""
 
     constraints: ClassVar[dict[str, Constraint]] = {"input": (WIDE, *ANY_RANK)}

@@ -68,9 +68,9 @@ def cast(d: Draw) -> Case:
     return d.case(logical.Cast(to), d.operand(d.shape(), domain=d.of((-4.0, 4.0), (-300.0, 300.0))))
 
 
-@strategy_for(words.Word)
+@strategy_for(words.WordOf)
 def word(d: Draw) -> Case:
-    return d.case(words.Word(d.flag()), d.operand(d.shape()))
+    return d.case(words.WordOf(d.flag()), d.operand(d.shape()))
 
 
 @strategy_for(words.JoinWords)

@@ -27,7 +27,7 @@ from gpucompile.ops.categories import Movement
 from gpucompile.ops.elementwise import Identity, Pow
 from gpucompile.ops.gather import Indexed
 from gpucompile.ops.logical import Cast, Where
-from gpucompile.ops.words import WIDE, JoinWords, Word
+from gpucompile.ops.words import WIDE, JoinWords, WordOf
 
 if TYPE_CHECKING:
     import openvino
@@ -64,7 +64,7 @@ def reject(node: Node, device: str = "cpu") -> str | None:
     if type(op).openvino is Op.openvino and op.opset is None:
         return "it has no form in OpenVINO's operations"
     wide = [v for v in (*node.operand_values, *node.outputs) if v.type.dtype in WIDE]
-    if device == "cpu" and wide and not isinstance(op, (Word, JoinWords)):
+    if device == "cpu" and wide and not isinstance(op, (WordOf, JoinWords)):
         return f"OpenVINO computes {wide[0].type.dtype.value} in 32 bits, and no pass takes this apart"
     if device == "npu":
         for v in (*node.operand_values, *node.outputs):
