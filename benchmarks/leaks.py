@@ -74,15 +74,18 @@ def collected(session: InferenceSession, x: np.ndarray) -> None:
 KINDS: dict[str, Callable[[InferenceSession, np.ndarray], None]] = {"disposed": disposed, "collected": collected}
 
 
-def samples(kind: str, runs: int, count: int = 10) -> Iterator[Sample]:
-    """The memory after each of `count` parts of a loop of so many runs."""
+def samples(kind: str, runs: int, count: int = 10, every: int = 0) -> Iterator[Sample]:
+    """The memory after each of `count` parts of a loop of so many runs, in which garbage is collected after `every`
+    steps; 0: when the collector comes by itself."""
     from wgpu import diagnostics
 
     x = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     with InferenceSession(model(*SHAPE), preferred_output_location="gpu-buffer") as session:
         for part in range(1, count + 1):
-            for _ in range(runs // count // 2):
+            for step in range(1, runs // count // 2 + 1):
                 KINDS[kind](session, x)
+                if every and step % every == 0:
+                    gc.collect()
             gc.collect()
             session.device.synchronise()
             buffers = diagnostics.object_counts.get_dict()["Buffer"]

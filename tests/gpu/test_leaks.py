@@ -15,7 +15,8 @@ from gpucompile import InferenceSession
 @pytest.mark.parametrize("runs", [160, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", leaks.KINDS)
 def test_memory_is_flat(adapter: Any, kind: str, runs: int) -> None:
-    found = list(leaks.samples(kind, runs, 4))
+    # when the collector comes by itself is chance, so that in few runs the most that is alive at a time may come late
+    found = list(leaks.samples(kind, runs, 4, every=10 if runs < 1000 else 0))
     for sample in found:
         print(sample)
     assert [s.runs for s in found] == [runs // 4 * i for i in range(1, 5)]
