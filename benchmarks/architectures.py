@@ -24,8 +24,8 @@ TOLERANCE = 1e-4
 def measure(
     name: str, device: gpucompile.Device | str, reduced: bool, repeat: int = 3, target: gpucompile.Target | None = None
 ) -> against_cpu.Row:
-    """One network of the zoo on `device` (or "cpu", through OpenVINO), compiled for what it offers or for `target`, without nodes on
-    hosts."""
+    """One network of the zoo on `device` (or "cpu", through OpenVINO), compiled for what it offers or for `target`,
+    without nodes on hosts."""
     network = zoo.NETWORKS[name]
     model = network.build(reduced)
     feeds = network.feeds(model, reduced)
