@@ -18,11 +18,11 @@ from gpucompile.backends.openvino.rules import REFUSED
 from gpucompile.errors import UnsupportedError
 from gpucompile.ir.interpret import interpret
 from gpucompile.ir.op import Op
-from gpucompile.ir.types import DataType
+from gpucompile.ir.types import DataType, TensorType
 from gpucompile.ops.activation import HardSigmoid
 from gpucompile.ops.elementwise import Div, Pow
 from gpucompile.ops.quantize import DequantizeLinear
-from tests.generate.draw import Case
+from tests.generate.draw import Case, Operand
 from tests.generate.run import graph_of
 from tests.generate.strategies import cases, data_types
 from tests.gpu.test_generated_cases import FIXED, NAMES, case_of
@@ -116,6 +116,11 @@ def test_zero_points_of_4_bits() -> None:
     four = [replace(o, type=replace(o.type, dtype=DataType.INT4)) for o in (x, z)]
     for constant in ((False, True, True), (True, True, True), (False, False, False)):
         agree([Case(case.op, (four[0], s, four[1]), constant)])
+    x = Operand(TensorType(DataType.UINT4, (4,)), np.array([7, 9, 15, 11], np.uint8))
+    blocks = Operand(TensorType(DataType.UINT4, (2,)), np.array([12, 14], np.uint8))
+    scales = Operand(TensorType(DataType.FLOAT32, (2,)), np.array([0.5, 2], np.float32))
+    for first in (False, True):
+        agree([Case(case.op, (x, scales, blocks), (first, True, True))])
 
 
 @pytest.mark.parametrize("name", FOUND)

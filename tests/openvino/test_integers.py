@@ -28,10 +28,10 @@ from gpucompile.ops.logical import (
 from gpucompile.ops.movement import Expand, Transpose
 
 BINARY: tuple[Op, ...] = (Add(), Sub(), Mul(), Max(), Min(), BitwiseAnd(), BitwiseOr(), BitwiseXor())
-UNARY: tuple[Op, ...] = (Relu(), Clamp(-1000.0, 3e8), Clamp(3, 100), Transpose((1, 0)))
-SIGNED: tuple[Op, ...] = (Abs(), Neg(), Sign())
+UNARY: tuple[Op, ...] = (Clamp(-1000.0, 3e8), Clamp(3, 100), Transpose((1, 0)))
+SIGNED: tuple[Op, ...] = (Abs(), Neg(), Sign(), Relu())
 COMPARE: tuple[Op, ...] = (Equal(), NotEqual(), Greater(), GreaterOrEqual(), Lesser(), LesserOrEqual())
-REDUCE = (reduction.ReduceSum, reduction.ReduceMax, reduction.ReduceMin)
+REDUCE = (reduction.ReduceMax, reduction.ReduceMin, reduction.ReduceSum)  # sums of 32 bits and more
 SHAPE = (3, 3)
 
 
@@ -68,7 +68,7 @@ def chain(seed: int, dtype: DataType, length: int) -> tuple[Graph, dict[str, np.
         elif kind == 6:
             x = graph.add(pick((ShiftLeft(), ShiftRight())), x, other())
         else:
-            x = graph.add(Expand(SHAPE), graph.add(REDUCE[rng.integers(3)]((1,), True), x))
+            x = graph.add(Expand(SHAPE), graph.add(REDUCE[rng.integers(3 if dtype.bits > 8 else 2)]((1,), True), x))
         values.append(x if x.type.shape == SHAPE else graph.add(Expand(SHAPE), x))
     graph.set_outputs({"y": values[-1], "condition": condition})
     return graph, feeds

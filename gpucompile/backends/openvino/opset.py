@@ -84,9 +84,17 @@ class Opset:
         return TensorType(_BY_ELEMENT.get(name, DataType.UINT8), tuple(value.get_shape()))
 
     def array(self, value: Any) -> np.ndarray | None:
-        """The array of a constant, else None."""
+        """The array of a constant, 4-bit ones from one element a byte, else None."""
         node = value.get_node()
-        return np.asarray(node.data) if node.get_type_name() == "Constant" else None
+        if node.get_type_name() != "Constant":
+            return None
+        data = np.asarray(node.data)
+        kind = self.type(value)
+        if kind.dtype.bits >= 8:
+            return data
+        pairs = data.reshape(-1).view(np.uint8)
+        nibbles = np.stack((pairs & 15, pairs >> 4), -1).reshape(-1)[: kind.size].reshape(kind.shape)
+        return ((nibbles ^ 8).astype(np.int8) - np.int8(8)) if kind.dtype is DataType.INT4 else nibbles
 
     def bounds(self, value: Any) -> tuple[float, float]:
         """The smallest and largest value of its data type."""
