@@ -26,7 +26,6 @@ ALLOWED = {
     "sqrt": "a builtin",
     "sign": "a builtin",
     "tile": "matmul: the part of the result that a workgroup computes",
-    "word": "32 bits of a buffer",
     "slice": "matmul: the share of a tile's k that an invocation sums",
 }
 
