@@ -370,7 +370,8 @@ def _mismatch(slot: Slot, value: Any) -> str | None:
     if slot.dtype == "string":
         good = value.dtype.kind in "OUST"
     else:
-        good = value.dtype.name == slot.dtype
+        name = value.dtype.name.replace("_", "")  # ml_dtypes: float8_e5m2 is ONNX's float8e5m2
+        good = {"float4e2m1fn": "float4e2m1", "float8e8m0fnu": "float8e8m0"}.get(name, name) == slot.dtype
     if slot.ranked:
         good = good and len(value.shape) == len(slot.shape)
         good = good and all(w in (-1, d) for w, d in zip(slot.shape, value.shape, strict=True))

@@ -371,3 +371,26 @@ def test_results_whose_rank_the_host_does_not_know(device: Device, host: str) ->
         for axis in (0, 1):
             got = run.run({"x": x, "axes": np.array([axis], np.int64)})["y"]
             np.testing.assert_allclose(got, -x.sum(axis))
+
+
+@pytest.mark.parametrize("name", ["FLOAT8E5M2", "FLOAT8E4M3FN", "FLOAT4E2M1"])
+def test_types_that_only_hosts_have(device: Device, name: str) -> None:
+    """Inputs and outputs of 8 bits and fewer, as numpy knows them from ml_dtypes."""
+    element = getattr(onnx.TensorProto, name)
+    nodes = [
+        onnx.helper.make_node("Cast", ["x"], ["f"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Mul", ["f", "f"], ["m"]),
+        onnx.helper.make_node("Cast", ["m"], ["y"], to=element),
+    ]
+    ports = [onnx.helper.make_tensor_value_info(n, element, [4]) for n in ("x", "y")]
+    graph = onnx.helper.make_graph(nodes, "low", ports[:1], ports[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=11)
+    x = np.array([0.5, 1.0, -2.0, 0.0], np.float32).astype(onnx.helper.tensor_dtype_to_np_dtype(element))
+    with gpucompile.load(gpucompile.compile(model, fallback="allow"), device) as run:
+        y = run.run({"x": x})["y"]
+    assert y.dtype == x.dtype and y.astype(np.float32).tolist() == [
+        0.25 if name != "FLOAT4E2M1" else 0.0,
+        1.0,
+        4.0,
+        0.0,
+    ]
