@@ -12,6 +12,8 @@ reduces in float32, whose 24 bits are not enough; add, sub, mul, max and min are
     8-bit arithmetic                      -> the same in int32, cast back (which wraps)
     max, min, a > b, ... of uint32        -> the same of a - 2^31, b - 2^31 in int32
     a == b, a > b, a >= b                 -> a - b == 0, max(a, b) - b != 0, max(a, b) - a == 0
+    min(max(x, a), b) for large a, b      -> ~max(~max(x, a), ~b), as it makes a clamp in float32 of the two
+    pad(x) of integers by a large c       -> pad(x ^ c by 0) ^ c, as c goes through float32
     relu, prelu of integers               -> max(x, 0), max(x, 0) + min(x, 0) * slope
     a / b of integers                     -> quotients in float32, corrected by their remainders
     sum, product, max, min of integers    -> halves combined elementwise until one element is left
@@ -142,6 +144,18 @@ def unsigned_fill(graph: Graph, node: Node, ctx: Context) -> Value | None:
     return at(Cast(U32), at(replace(op, value=fill), at(Cast(I32), x)))
 
 
+def large_fill(graph: Graph, node: Node, ctx: Context) -> Value | None:
+    """The CPU device rounds the value that it pads int32 with to float32: pad(x ^ value with 0) ^ value."""
+    op, (x,) = node.op, node.operand_values
+    assert isinstance(op, Pad)
+    if x.type.dtype is not I32 or op.mode != "constant" or abs(op.value) < EXACT:
+        return None
+    at = Before(graph, node)
+    low, high = limits(I32)
+    fill = at.number(int(min(max(op.value, low), high)), I32)
+    return at(BitwiseXor(), at(replace(op, value=0), at(BitwiseXor(), x, fill)), fill)
+
+
 def unsigned_shift(graph: Graph, node: Node, ctx: Context) -> Value | None:
     """uint32 moved up as int32; moved down by one without the sign that enters, then by the rest."""
     if node.output.type.dtype is not U32:
@@ -218,15 +232,18 @@ def integer_choice(graph: Graph, node: Node, ctx: Context) -> Value | None:
 
 
 def large_bound(graph: Graph, node: Node, ctx: Context) -> Value | None:
-    """A maximum and a minimum with constants become a clamp in float32; where a bound is no float32 number, the second
-    is a choice instead."""
+    """A maximum and a minimum with constants become a clamp in float32; where one of the bounds may be no float32
+    number, the second is made of the first's op instead: max(x, b) = ~min(~x, ~b)."""
     x, bound = node.operand_values
     other = Max if isinstance(node.op, Min) else Min
-    if x.type.dtype is not I32 or bound.constant is None or _small(bound) or not isinstance(x.op, other):
+    if x.type.dtype is not I32 or bound.constant is None or not isinstance(x.op, other):
+        return None
+    inner = [v for v in x.producer.operand_values if v.constant is not None] if x.producer is not None else []
+    if not inner or all(map(_small, (bound, *inner))):
         return None
     at = Before(graph, node)
-    beyond = at(Greater() if other is Max else Lesser(), x, bound)
-    return at(Where(), beyond, bound, x)
+    ones = at.number(-1, I32)
+    return at(BitwiseXor(), at(other(), *(at(BitwiseXor(), v, ones) for v in (x, bound))), ones)
 
 
 # Casts ---------------------------------------------------------------------------------------------------------------
@@ -372,7 +389,7 @@ def local_response(graph: Graph, node: Node, ctx: Context) -> Value | None:
 RULES: Rules = {
     **dict.fromkeys((Abs, Add, Neg, Sub), (eight_bits,)),
     **dict.fromkeys((Max, Min), (unsigned_order, large_bound)),
-    Pad: (unsigned_fill,),
+    Pad: (unsigned_fill, large_fill),
     Where: (integer_choice,),
     Transpose: (square_heads,),
     ArgMinMax: (unsigned_order, _integers.arg_of_extreme),

@@ -24,6 +24,7 @@ PATH = Path(__file__).parents[1] / "docs" / "onnx.md"
 
 #: What an import function of ONNX's own domain refuses; the rest of the op is lowered.
 LIMITS = {
+    "Mod": "of floats: by a - trunc(a / b) * b, so not exact for quotients from 2^24 on",
     "BatchNormalization": "spatial must be 1",
     "Compress": "the condition must be constant",
     "DeformConv": "2 spatial axes",

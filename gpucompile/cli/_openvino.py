@@ -11,6 +11,8 @@ from gpucompile.cli._common import positive
 if TYPE_CHECKING:
     from gpucompile.runtime.openvino import OpenvinoOptions
 
+from gpucompile.errors import InputError
+
 KINDS = ("gpu", "npu", "cpu")
 
 
@@ -35,9 +37,13 @@ def options_of(args: argparse.Namespace) -> OpenvinoOptions:
 
 
 def kinds_of(device: str | None) -> tuple[str, ...]:
-    """The kinds of device in a --device option such as `gpu,cpu`; empty where it names an adapter."""
+    """The kinds of device in a --device option such as `gpu,cpu`; empty where it names an adapter. InputError for a
+    list with anything else in it."""
     kinds = tuple(dict.fromkeys((device or "").split(",")))
-    return kinds if set(kinds) <= set(KINDS) else ()
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown and set(kinds) & set(KINDS):
+        raise InputError(f"--device {device}: {unknown[0]!r} is none of {', '.join(KINDS)}")
+    return () if unknown else kinds
 
 
 def compiled_for(device: str) -> tuple[str, ...]:

@@ -61,6 +61,9 @@ def run(args: argparse.Namespace) -> int:
     devices = kinds_of(args.device)
     if devices:
         args.device = None  # no part of an adapter's name
+    elif args.device and args.target == "portable":
+        text = "gpu, npu, cpu or a list of these; a part of an adapter's name needs --target native"
+        raise InputError(f"--device {args.device}: {text}")
     target = choose_target(args)
     with progress_bar(args.quiet) as progress:
         bundle = compile_model(args, target, progress, devices or ("gpu",))

@@ -56,7 +56,7 @@ def select_plan(bundle: BundleLike, device: Device, variants: Sequence[str] | No
         if not missing:
             return plan
         reasons.append(f"variant {name} needs {', '.join(missing)}")
-    raise BundleError(f"the device {device.name} cannot run this bundle: {'; '.join(reasons)}")
+    raise BundleError(f"the device {device.name} cannot run this bundle: {'; '.join(reasons) or 'it has no shaders'}")
 
 
 class Executable:

@@ -19,11 +19,11 @@ from gpucompile.webnn.context import ML, MLContext
 PROVIDERS = {
     "webgpu": "webgpu", "webgpuexecutionprovider": "webgpu", "jsexecutionprovider": "webgpu",
     "webnn": "webnn", "webnnexecutionprovider": "webnn",
-    "cpu": "cpu", "cpuexecutionprovider": "cpu", "wasm": "cpu", "openvinoexecutionprovider": "openvino",
+    "npu": "npu", "cpu": "cpu", "cpuexecutionprovider": "cpu", "wasm": "cpu", "openvinoexecutionprovider": "openvino",
 }  # fmt: skip
 
 #: What a provider's name says of the device, where no deviceType does.
-_DEVICE_TYPES = {"webgpu": "gpu", "webnn": "gpu", "cpu": "cpu", "openvino": "cpu"}
+_DEVICE_TYPES = {"webgpu": "gpu", "webnn": "gpu", "cpu": "cpu", "npu": "npu", "openvino": "cpu"}
 
 _OPTIONS = (
     "device_type", "power_preference", "num_threads", "context", "device", "preferred_layout", "device_id", "cache_dir",
@@ -75,7 +75,7 @@ def _provider(given: Any, more: Mapping[str, Any] | None) -> Provider:
         name, options = given, {}
     options = {snake(k): v for k, v in {**options, **(more or {})}.items()}
     if not isinstance(name, str) or name.lower() not in PROVIDERS:
-        known = "webgpu, webnn, cpu and ONNX Runtime's names for them"
+        known = "webgpu, webnn, npu, cpu and ONNX Runtime's names for them"
         raise InputError(f"InferenceSession: unknown provider {name!r}; there are {known}")
     provider = Provider(PROVIDERS[name.lower()], options, name)
     for key in options:

@@ -561,3 +561,22 @@ def test_randomized_network_matches_onnxruntime(name: str) -> None:
     (got,) = interpret(import_model(made), feeds).values()
     (want,) = runtime(made, feeds)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(np.abs(want).max()))
+
+
+@pytest.mark.parametrize("bounds", [(-8105990287197768637, -3135485610092386247), (2**53 + 1, 2**63 - 1)])
+def test_bounds_and_fills_of_64_bits_stay_whole(bounds: tuple[int, int]) -> None:
+    low, high = (np.array(b, I64) for b in bounds)
+    x = np.array([low - 1, low, low + 1, 0, 2**53, 2**53 + 2, high], I64)
+    made = model(
+        [node("Clip", "x", "low", "high")], {"x": x.shape}, {"low": low, "high": high}, dtype=TensorProto.INT64
+    )
+    compare(made, {"x": x})
+    made = model(
+        [node("Pad", "x", "p", "high")], {"x": x.shape}, {"high": high, **ints(p=[1, 2])}, dtype=TensorProto.INT64
+    )
+    compare(made, {"x": x})
+
+
+@pytest.mark.parametrize("a, b", [((0, 4), (0, 4)), ((0, 3, 4), (0, 3, 2)), ((2, 0), (2, 3)), ((2, 0), (2, 0))])
+def test_concat_of_empty_parts(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    compare(model([node("Concat", "a", "b", axis=-1)], {"a": a, "b": b}), random({"a": a, "b": b}))

@@ -25,10 +25,10 @@ from gpucompile.ops.logical import (
     NotEqual,
     Where,
 )
-from gpucompile.ops.movement import Expand, Transpose
+from gpucompile.ops.movement import Expand, Pad, Transpose
 
 BINARY: tuple[Op, ...] = (Add(), Sub(), Mul(), Max(), Min(), BitwiseAnd(), BitwiseOr(), BitwiseXor())
-UNARY: tuple[Op, ...] = (Clamp(-1000.0, 3e8), Clamp(3, 100), Transpose((1, 0)))
+UNARY: tuple[Op, ...] = (Clamp(-1000.0, 3e8), Clamp(3, 100), Clamp(2**24 + 1, 2**31 - 2), Transpose((1, 0)))
 SIGNED: tuple[Op, ...] = (Abs(), Neg(), Sign(), Relu())
 COMPARE: tuple[Op, ...] = (Equal(), NotEqual(), Greater(), GreaterOrEqual(), Lesser(), LesserOrEqual())
 REDUCE = (reduction.ReduceMax, reduction.ReduceMin, reduction.ReduceSum)  # sums of 32 bits and more
@@ -98,3 +98,33 @@ def test_chains(dtype: DataType) -> None:
 def test_many_chains(dtype: DataType) -> None:
     for seed in range(60):
         agree(seed, dtype, 4 + seed % 6)
+
+
+BOUNDS = (-1233074348, -4), (-(2**24) - 1, -5), (-1233074348, -(2**29) - 5), (3, 2**24 + 1), (2**24 + 1, 2**31 - 2)
+
+
+@pytest.mark.parametrize("low, high", BOUNDS)
+def test_pairs_of_bounds(low: int, high: int) -> None:
+    """OpenVINO makes a clamp in float32 of a maximum and a minimum with constants: exact although either is large."""
+    x = np.array([819924833, -1436307496, 2**24 + 1, -(2**24) - 1, -394237822, 0, 2**31 - 1, -(2**31)], np.int32)
+    graph = Graph("bounds")
+    v = graph.add_input("x", TensorType(DataType.INT32, x.shape))
+    a, b = (graph.constant(np.array(n, np.int32)) for n in (low, high))
+    clamp = graph.add(Clamp(low, high), v)
+    first, second = graph.add(Min(), graph.add(Max(), v, a), b), graph.add(Max(), a, graph.add(Min(), v, b))
+    graph.set_outputs({"clamp": clamp, "first": first, "second": second})
+    with gpucompile.load(gpucompile.compile(graph, devices=("cpu",)), "cpu") as exe:
+        for name, y in exe.run({"x": x}).items():
+            np.testing.assert_array_equal(y, np.clip(x, low, high), err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_padding_with_large_numbers(dtype: DataType) -> None:
+    low, high = limits(dtype)
+    fills = [v for v in (low, low + 1, 1, 2**24 + 1, 1234567891, high - 1, high) if v <= high]
+    x, graph = np.array([[low, high, 0], [1, high // 3, 5]], dtype.numpy), Graph("pad")
+    v = graph.add_input("x", TensorType(dtype, x.shape))
+    graph.set_outputs({f"y{i}": graph.add(Pad((1, 0), (0, 2), value=fill), v) for i, fill in enumerate(fills)})
+    with gpucompile.load(gpucompile.compile(graph, devices=("cpu",)), "cpu") as exe:
+        for fill, y in zip(fills, exe.run({"x": x}).values(), strict=True):
+            np.testing.assert_array_equal(y, np.pad(x, ((1, 0), (0, 2)), constant_values=fill), err_msg=str(fill))

@@ -105,7 +105,7 @@ def clip(call: Call) -> Operand:
     else:
         bounds = [call.optional(1), call.optional(2)]
     if all(b is None or isinstance(b, np.ndarray) for b in bounds):
-        low, high = (None if b is None else float(np.asarray(b).reshape(-1)[0]) for b in bounds)
+        low, high = (None if b is None else np.asarray(b).reshape(-1)[0].item() for b in bounds)  # 64 bits stay whole
         low = -math.inf if low is None or low <= LOWEST else low
         high = math.inf if high is None or high >= HIGHEST else high
         if low <= high:

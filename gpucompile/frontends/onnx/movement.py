@@ -79,8 +79,9 @@ def transpose(call: Call) -> Operand:
 @onnx_op("Concat")
 def concat(call: Call) -> Operand:
     operands = call.operands()
-    full = [v for v in operands if math.prod(type_of(v).shape)] or operands[:1]  # empty parts add nothing
-    return call.add(Concat(call.axis(call.attr("axis", 1), call.type().rank)), *full) if len(full) > 1 else full[0]
+    axis = call.axis(call.attr("axis", 1), call.type().rank)
+    full = [v for v in operands if type_of(v).shape[axis]] or operands[:1]  # others add nothing
+    return call.add(Concat(axis), *full) if len(full) > 1 else full[0]
 
 
 @onnx_op("Slice")
@@ -154,7 +155,7 @@ def pad(call: Call) -> Operand:
         pads, value = list(call.attr("pads", [])), float(call.attr("value", 0.0))
     else:
         pads = call.ints(1, "pads") or []
-        value = float(call.array(2, "constant_value").reshape(-1)[0]) if call.has(2) else 0.0
+        value = call.array(2, "constant_value").reshape(-1)[0].item() if call.has(2) else 0.0
     axes = [call.axis(a, t.rank) for a in call.ints(3, "axes") or []] or list(range(t.rank))
     if len(pads) != 2 * len(axes):
         raise ModelError(f"pads {pads} do not suit {len(axes)} axes")
