@@ -396,3 +396,10 @@ def test_opt_draws_the_graph(gir: str, tmp_path: Path, capsys: pytest.CaptureFix
     drawing = networkx.read_graphml(tmp_path / "g.graphml")
     labels = [d["label"] for _, d in drawing.nodes(data=True)]
     assert len(labels) >= 2 and drawing.number_of_edges() >= 1 and networkx.is_directed_acyclic_graph(drawing)
+
+
+def test_unknown_kinds_of_devices(gir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "b.gpub")
+    assert "'foo' is none of gpu, npu, cpu" in error_of(capsys, "compile", gir, "-o", out, "--device", "gpu,foo")
+    assert "--device foo: gpu, npu, cpu" in error_of(capsys, "compile", gir, "-o", out, "--device", "foo")
+    assert not Path(out).exists()
