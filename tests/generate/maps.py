@@ -69,7 +69,7 @@ def cast(d: Draw) -> Case:
 
 
 @strategy_for(words.WordOf)
-def word(d: Draw) -> Case:
+def word_of(d: Draw) -> Case:
     return d.case(words.WordOf(d.flag()), d.operand(d.shape()))
 
 

@@ -73,8 +73,8 @@ def shift(op: Op, a: Array, b: Array) -> Array:
     return wrapped(each(one, a, b), a.dtype)
 
 
-@source("word")
-def word(op: Op, x: Array) -> Array:
+@source("word_of")
+def word_of(op: Op, x: Array) -> Array:
     return wrapped(each(lambda v: v >> 32 if op.attributes()["high"] else v, x), np.dtype(np.int32))
 
 

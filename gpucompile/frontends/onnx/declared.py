@@ -30,7 +30,9 @@ def check_declared(info: onnx.ValueInfoProto, result: Anything | Opaque | None, 
         raise ModelError(f"output {info.name!r} is {name}, the model says {element_name(tensor.elem_type)}")
     if not tensor.HasField("shape"):
         return
-    said = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in tensor.shape.dim]
+    # some exporters write -1 for what they do not know
+    dims = tensor.shape.dim
+    said = [d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or "?") for d in dims]
     fits = len(said) == found.rank and all(
         not isinstance(s, int) or s == n for s, n in zip(said, found.shape, strict=True)
     )
