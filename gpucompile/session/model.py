@@ -141,6 +141,9 @@ def infer_outputs(header: Header, source: str | Path | bytes | onnx.ModelProto) 
     import onnx
 
     inferred = onnx.shape_inference.infer_shapes(_load(source))
+    for dim in (d for v in inferred.graph.output for d in v.type.tensor_type.shape.dim):
+        if dim.dim_param.startswith("unk__"):  # how the inference calls what has no name
+            dim.ClearField("dim_param")
     found = {v.name: _arg(v) for v in inferred.graph.output}
     outputs = tuple(found[a.name] if a.name in header.unshaped else a for a in header.outputs)
     return replace(header, outputs=outputs, unshaped=frozenset())
