@@ -78,7 +78,6 @@ def _pad(text: str) -> str | float:
 def run(args: argparse.Namespace) -> int:
     from gpucompile.runtime.device import Device
     from gpucompile.runtime.loading import make_executable
-    from gpucompile.runtime.partitioned import PartitionedExecutable
     from gpucompile.runtime.parts import open_bundle
 
     files = {name: read_array(name, file) for name, file in args.input}
@@ -105,17 +104,7 @@ def run(args: argparse.Namespace) -> int:
             if not bundled:
                 print(f"compile  {compiled - start:.2f} s, {exe.kernels} kernels")
             print(f"create   {created - compiled:.2f} s")
-            manifest = exe.manifest if isinstance(exe, PartitionedExecutable) else None
-            if manifest is not None:
-                print(parts_text(manifest))
-            if args.explain:
-                print(explained(manifest))
-            results, seconds = _repeat(exe, _feeds(exe, files, args), args)
-    outputs = _flat(results)
-    print(_outputs_table(outputs))
-    print(_latency(seconds))
-    if args.output is not None:
-        _save(outputs, args.output)
+            _run(exe, files, args)
     return 0
 
 
@@ -132,7 +121,6 @@ def _for_openvino(path: str) -> bool:
 def _run_on_kind(args: argparse.Namespace, files: dict[str, np.ndarray], bundled: bool) -> int:
     """On the NPU or the CPU, on the first or the fastest device, or on several that share a model."""
     from gpucompile.runtime.loading import load
-    from gpucompile.runtime.partitioned import PartitionedExecutable
     from gpucompile.target import Target
 
     device, several = args.device, len(kinds_of(args.device)) > 1
@@ -156,17 +144,25 @@ def _run_on_kind(args: argparse.Namespace, files: dict[str, np.ndarray], bundled
         if not bundled:
             print(f"compile  {compiled - start:.2f} s")
         print(f"create   {created - compiled:.2f} s")
-        manifest = exe.manifest if isinstance(exe, PartitionedExecutable) else None
-        if manifest is not None:
-            print(parts_text(manifest))
-        if args.explain:
-            print(explained(manifest))
-        outputs, seconds = _repeat(exe, _feeds(exe, files, args), args)
-    print(_outputs_table(_flat(outputs)))
+        _run(exe, files, args)
+    return 0
+
+
+def _run(exe: Executable, files: dict[str, np.ndarray], args: argparse.Namespace) -> None:
+    """Run as often as asked; print the parts, the outputs and the latency, and save the outputs."""
+    from gpucompile.runtime.partitioned import PartitionedExecutable
+
+    manifest = exe.manifest if isinstance(exe, PartitionedExecutable) else None
+    if manifest is not None:
+        print(parts_text(manifest))
+    if args.explain:
+        print(explained(manifest))
+    results, seconds = _repeat(exe, _feeds(exe, files, args), args)
+    outputs = _flat(results)
+    print(_outputs_table(outputs))
     print(_latency(seconds))
     if args.output is not None:
-        _save(_flat(outputs), args.output)
-    return 0
+        _save(outputs, args.output)
 
 
 def _compile(args: argparse.Namespace, device: Device, progress: Progress | None) -> Bundle | PartitionedBundle:

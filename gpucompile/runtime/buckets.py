@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from gpucompile.errors import ClosedError, InputError
 from gpucompile.runtime.bundle import BundleLike
 from gpucompile.runtime.device import Device
-from gpucompile.runtime.executable import Array, Executable, Pad, select_plan
+from gpucompile.runtime.executable import Array, Executable, Pad, close_bundle, select_plan
 from gpucompile.runtime.format import Bucket, Port
 from gpucompile.runtime.player import Progress, SharedWeights
 
@@ -198,15 +197,8 @@ class BucketExecutable(Executable):
             for buffer in self._weights.values():
                 buffer.destroy()
             self._parts, self._weights = {}, {}
-            close = getattr(bundle, "close", None)
-            if self._owns_bundle and close is not None:
-                close()
-
-    def __enter__(self) -> BucketExecutable:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+            if self._owns_bundle:
+                close_bundle(bundle)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self.buckets)} buckets, {len(self._parts)} in use"
