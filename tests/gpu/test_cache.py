@@ -1,4 +1,4 @@
-"""Key/value caches updated in place: decode loops against onnxruntime's with a growing past, and what is refused."""
+"""Key/value caches updated in place: decode loops against onnxruntime's growing past, and calls that do not fit."""
 
 from __future__ import annotations
 
@@ -10,45 +10,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 import gpucompile
-from benchmarks.zoo import NETWORKS, decoders
+from benchmarks.zoo import decoders
 from gpucompile import InferenceSession, KeyValueCache, Tensor
 from gpucompile.errors import ClosedError, InputError, UnsupportedError
+from tests.gpu.cache_models import F32, I64, attention, grouped, half, small
 from tests.gpu.session_models import Allocations
 
 Feeds = dict[str, np.ndarray]
-F32, F16, I64, I32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.INT32
 CAPACITY = 24
-
-
-def half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A float32 model in float16, its inputs and outputs included."""
-    out = onnx.ModelProto.FromString(model.SerializeToString())
-
-    def narrowed(t: onnx.TensorProto) -> None:
-        if t.data_type == F32:
-            array = np.clip(numpy_helper.to_array(t), -65504, 65504).astype(np.float16)
-            t.CopyFrom(numpy_helper.from_array(array, t.name))
-
-    for tensor in out.graph.initializer:
-        narrowed(tensor)
-    for value in (*out.graph.input, *out.graph.output):
-        if value.type.tensor_type.elem_type == F32:
-            value.type.tensor_type.elem_type = F16
-    for node in out.graph.node:
-        for a in node.attribute:
-            if a.name == "value":
-                narrowed(a.t)
-            elif node.op_type == "Cast" and a.i == F32:
-                a.i = F16
-    return out
-
-
-def small(name: str) -> onnx.ModelProto:
-    return NETWORKS[name].build(reduced=True)
 
 
 class Loop:
@@ -259,38 +232,6 @@ def test_caches_that_models_write_themselves(opened: Any) -> None:
     assert not np.array_equal(thrice, twice)
 
 
-def grouped(heads: int = 4, groups: int = 2, head: int = 16) -> onnx.ModelProto:
-    """GroupQueryAttention as exporters for text generation write it, the lengths summed from the mask."""
-    value, rng = helper.make_tensor_value_info, np.random.default_rng(4)
-    tables = [f(np.outer(np.arange(64), np.ones(head // 2) / 9)).astype(np.float32) for f in (np.cos, np.sin)]
-    width, constants = (heads + 2 * groups) * head, {"one": np.array(1), "axis": np.array([1])}
-    constants |= {"table": rng.normal(size=(50, width)).astype(np.float32), "cosine": tables[0], "sine": tables[1]}
-    nodes = [
-        helper.make_node("Gather", ["table", "input_ids"], ["qkv"]),
-        helper.make_node("ReduceSum", ["attention_mask", "axis"], ["sums"], keepdims=0),
-        helper.make_node("Sub", ["sums", "one"], ["last"]),
-        helper.make_node("Cast", ["last"], ["seqlens"], to=I32),
-        helper.make_node("Shape", ["attention_mask"], ["shape"]),
-        helper.make_node("Gather", ["shape", "one"], ["long"]),
-        helper.make_node("Cast", ["long"], ["total"], to=I32),
-        helper.make_node(
-            "GroupQueryAttention",
-            ["qkv", "", "", "past_key_values.0.key", "past_key_values.0.value", "seqlens", "total", "cosine", "sine"],
-            ["logits", "present.0.key", "present.0.value"], domain="com.microsoft", num_heads=heads,
-            kv_num_heads=groups, do_rotary=1,
-        ),
-    ]  # fmt: skip
-    inputs = [value("input_ids", I64, ["batch", "sequence"]), value("attention_mask", I64, ["batch", "total_sequence"])]
-    caches = {f"{e}.0.{k}": [1, groups, n, head] for e, n in (("past_key_values", "past_sequence"), ("present", "all"))
-              for k in ("key", "value")}  # fmt: skip
-    ports = [value(n, F32, s) for n, s in caches.items()]
-    outputs = [value("logits", F32, ["batch", "sequence", heads * head]), *ports[2:]]
-    stored = [numpy_helper.from_array(a, n) for n, a in constants.items()]
-    graph = helper.make_graph(nodes, "grouped", [*inputs, *ports[:2]], outputs, stored)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
-
-
 def test_group_query_attention(opened: Any) -> None:
     model = grouped()
     session, loop = opened(model, cache_capacity=12, free_dimension_overrides={"batch": 1}), Loop(model)
@@ -365,146 +306,6 @@ def test_arrays_in_arrays_out(device: Any) -> None:
         for length in (-1, CAPACITY - 4, 2**31 - 1):
             with pytest.raises(InputError, match=rf"'past_length' is {length}; there is room .* 0 to {CAPACITY - 5} "):
                 run.run({**feeds, **past, **more, "past_length": np.array(length, np.int32)})
-
-
-def test_models_whose_past_is_more_than_a_cache_are_refused() -> None:
-    dims = {"batch": 1, "sequence": 1}
-
-    def refused(model: onnx.ModelProto, text: str, cache: Any = 16, error: type[Exception] = UnsupportedError) -> None:
-        with pytest.raises(error, match=text):
-            gpucompile.compile(model, dims=dims, cache=cache)
-
-    def changed(*nodes: Any, output: tuple[str, list[Any]]) -> onnx.ModelProto:
-        model = small("gpt2_with_positions")
-        model.graph.node.extend(nodes)
-        model.graph.output.append(helper.make_tensor_value_info(output[0], F32, output[1]))
-        return model
-
-    refused(small("gpt2"), "depends on the length of the past: the model computes positions")
-    total = helper.make_node("ReduceSum", ["present.0.key"], ["total"], keepdims=0)
-    refused(changed(total, output=("total", [])), r"reduce_sum .*combines all of them")
-    keys = helper.make_node("Mul", ["present.0.key", "present.0.key"], ["squares"])
-    refused(changed(keys, output=("squares", [1, 3, "t", 16])), "output 'squares' has the slots as its axis 2")
-    past = helper.make_node("ReduceMax", ["past_key_values.0.key"], ["top"], keepdims=0)
-    refused(
-        changed(past, output=("top", [])), "not just the beginning of one concat with what is new; reduce_max reads"
-    )
-    refused(small("llama"), "there is no input 'q'", KeyValueCache(16, {"q": "present.0.key"}), InputError)
-    refused(small("llama"), "there is no output 'q'", KeyValueCache(16, {"past_key_values.0.key": "q"}), InputError)
-    crossed = {"past_key_values.0.key": "present.0.value", "past_key_values.0.value": "present.0.key"}
-    refused(
-        small("llama"), "'present.0.value' is not 'past_key_values.0.key' with what is new", KeyValueCache(16, crossed)
-    )
-    with pytest.raises(InputError, match="dims must say how large the free dimension 'batch' is"):
-        gpucompile.compile(decoders.llama_block(64, 4, 2, 96, 5e5), dims={"sequence": 1}, cache=16)
-    refused(NETWORKS["bert"].build(reduced=True), "no input has the name of a past")
-    refused(small("llama"), "a number of tokens, at least 4, not 2", 2, InputError)
-    dims["past_sequence"] = 3
-    refused(small("llama"), "'past_sequence', which the cache's capacity decides", 16, InputError)
-    with pytest.raises(InputError, match="one size at a time"):
-        gpucompile.compile(small("llama"), dims={"batch": 1, "sequence": [1, 2]}, cache=16)
-
-
-def attention(
-    scale: Callable[[list[Any]], str] | None = None, shares: Callable[[list[Any]], str] | None = None
-) -> onnx.ModelProto:
-    """One head over [batch, tokens, 8]. `scale` adds nodes that say what the query is multiplied with, in which "T" is
-    the length of the past, "total" that of past and new tokens; `shares` nodes that make of "softmax" what is summed
-    with."""
-    value, rng, width = helper.make_tensor_value_info, np.random.default_rng(5), ["batch", "sequence", 8]
-    node = helper.make_node
-    stored = {f"w{i}": rng.normal(size=(8, 8)).astype(np.float32) / 2 for i in range(3)}
-    stored |= {"axis": np.array(1), "last": np.array([1]), "zero": np.array(0), "eight": np.array(8)}
-    stored |= {"one.f": np.array(1, np.float32), "two.f": np.array(2, np.float32)}
-    nodes = [
-        node("Shape", ["past_0"], ["shape.past"]), node("Gather", ["shape.past", "axis"], ["T"]),
-        node("Shape", ["x"], ["shape.x"]), node("Gather", ["shape.x", "axis"], ["S"]),
-        node("Add", ["T", "S"], ["total"]),
-        *(node("MatMul", ["x", f"w{i}"], [name]) for i, name in enumerate(("query", "key", "value"))),
-    ]  # fmt: skip
-    query = scale(nodes) if scale else "one.f"
-    nodes += [
-        node("Mul", ["query", query], ["scaled"]), node("Concat", ["past_0", "key"], ["present_0"], axis=1),
-        node("Concat", ["past_1", "value"], ["present_1"], axis=1),
-        node("Transpose", ["present_0"], ["keys"], perm=[0, 2, 1]), node("MatMul", ["scaled", "keys"], ["scores"]),
-        node("Softmax", ["scores"], ["softmax"], axis=-1),
-    ]  # fmt: skip
-    taken = shares(nodes) if shares else "softmax"
-    nodes.append(node("MatMul", [taken, "present_1"], ["y"]))
-    ports = [value(f"{e}_{i}", F32, ["batch", e, 8]) for e in ("past", "present") for i in (0, 1)]
-    graph = helper.make_graph(
-        nodes, "attention", [value("x", F32, width), *ports[:2]], [value("y", F32, width), *ports[2:]],
-        [numpy_helper.from_array(a, n) for n, a in stored.items()],
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-
-
-def added(*steps: tuple[str, list[str], dict[str, Any]]) -> Callable[[list[Any]], str]:
-    """Adds nodes whose results are s0, s1, ..., and names the last one."""
-
-    def add(nodes: list[Any]) -> str:
-        nodes += [helper.make_node(op, names, [f"s{i}"], **options) for i, (op, names, options) in enumerate(steps)]
-        return f"s{len(steps) - 1}"
-
-    return add
-
-
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize(
-    "steps",
-    [
-        [("Div", ["T", "eight"], {}), ("Cast", ["s0"], {"to": F32})],
-        [("Min", ["T", "axis"], {}), ("Cast", ["s0"], {"to": F32})],
-        [("Greater", ["T", "eight"], {}), ("Where", ["s0", "two.f", "one.f"], {})],
-        [("Greater", ["T", "zero"], {}), ("Where", ["s0", "two.f", "one.f"], {})],
-    ],
-    ids=["T // 8", "min(T, 1)", "T > 8", "T > 0"],
-)
-def test_lengths_that_matter_at_some_length_only_are_refused(steps: Any, count: int) -> None:
-    """What is the same for two long pasts, and another for a short one."""
-    with pytest.raises(UnsupportedError, match="depends on the length of the past"):
-        gpucompile.compile(attention(scale=added(*steps)), dims={"batch": 1, "sequence": count}, cache=16)
-
-
-def test_constants_that_are_the_same_for_all_slots_but_not_for_all_lengths_are_refused() -> None:
-    total = [("Cast", ["total"], {"to": F32}), ("Log", ["s0"], {}), ("Unsqueeze", ["total", "zero"], {})]
-    steps = [*total, ("Expand", ["s1", "s2"], {}), ("Mul", ["softmax", "s3"], {})]
-    with pytest.raises(UnsupportedError, match="depends on the length of the past"):
-        gpucompile.compile(attention(shares=added(*steps)), dims={"batch": 1, "sequence": 1}, cache=16)
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        [("Div", ["softmax", "softmax"], {})],
-        [("Reciprocal", ["scores"], {}), ("Mul", ["softmax", "s0"], {})],
-    ],
-)
-def test_shares_that_are_no_longer_0_are_refused(steps: Any) -> None:
-    """0 / 0 and 0 times infinity, in slots that are not filled."""
-    with pytest.raises(UnsupportedError, match="sums over them"):
-        gpucompile.compile(attention(shares=added(*steps)), dims={"batch": 1, "sequence": 1}, cache=16)
-
-
-@pytest.mark.parametrize("kind", ["past", "total"])
-def test_group_query_attention_with_positions_by_lengths_is_refused(kind: str) -> None:
-    model = grouped()
-    extra = [
-        helper.make_node("Shape", ["past_key_values.0.key"], ["sizes"]),
-        helper.make_node("Gather", ["sizes", "two"], ["T"]),
-    ]
-    by = "T" if kind == "past" else "long"
-    extra += [helper.make_node("Gather", ["table", by], ["at"]), helper.make_node("Add", ["qkv", "at"], ["moved"])]
-    if kind == "total":
-        del extra[:2]
-    model.graph.initializer.append(numpy_helper.from_array(np.array(2), "two"))
-    nodes = list(model.graph.node)
-    nodes[-1].input[0] = "moved"
-    nodes[-1:-1] = extra
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    with pytest.raises(UnsupportedError, match="depends on the length of the past"):
-        gpucompile.compile(model, dims={"batch": 1, "sequence": 1}, cache=12)
 
 
 @pytest.mark.parametrize("keep", [0, 2])
